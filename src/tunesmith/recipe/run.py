@@ -1,0 +1,250 @@
+"""Run a recipe: decide what is to do, do it stage by stage, and continue where a killed run stood.
+
+``data → curate → (map) → arms: select → train → evaluate → compare → export → report``. The stages themselves are
+in `tunesmith.recipe.stages`; which of them are done is known by `tunesmith.recipe.workspace`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tunesmith import __version__
+from tunesmith.core.errors import ConfigError, RunDirectoryError, TunesmithError
+from tunesmith.core.events import EventLog
+from tunesmith.core.files import atomic_open, hash_file, hash_json, hash_text, hash_tree, read_json, write_json
+from tunesmith.recipe import stages
+from tunesmith.recipe.check import check
+from tunesmith.recipe.compare import compare_arms
+from tunesmith.recipe.load import Arm, LoadedRecipe, expand, load, lock
+from tunesmith.recipe.schema import Recipe
+from tunesmith.recipe.workspace import RECIPE, RunDirectory
+
+__all__ = ["RunResult", "run"]
+
+HASHES = "hashes.json"
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run left.
+
+    Attributes:
+        directory: the run directory.
+        report: the HTML report in it.
+        summary: one row per arm with its metrics (mean over seeds), rows and cost.
+    """
+
+    directory: Path
+    report: Path
+    summary: list[dict[str, Any]] = field(default_factory=list)
+
+
+def run(
+    recipe: Recipe | LoadedRecipe | str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    listeners: Iterable[Callable[[dict[str, Any]], None]] = (),
+) -> RunResult:
+    """Run a recipe in a directory; running again into the same directory continues it.
+
+    A stage whose inputs did not change is not repeated, and a run killed at any point continues where it stood
+    and ends equal to a straight run. The report is written from the event log even when a stage fails.
+
+    Args:
+        recipe: a recipe object, a loaded recipe, or the path of a YAML file.
+        output: the run directory.
+        overrides: ``"select.budget=10%"`` and the like, applied to a recipe read from a file.
+        listeners: called with every event as it is written.
+
+    Returns:
+        The directory, its report and a summary row per arm.
+
+    Raises:
+        ConfigError: the recipe is not valid.
+        RunDirectoryError: the directory is in use, holds something else, or its data changed.
+        TunesmithError: a stage failed; the message says which data, model or parameter is at fault.
+    """
+    loaded = recipe if isinstance(recipe, LoadedRecipe) else load(recipe, list(overrides))
+    problems = check(loaded)
+    if problems:
+        raise ConfigError("\n".join(str(problem) for problem in problems))
+    directory = RunDirectory(output)
+    with directory.lock():
+        log = EventLog(directory.path / "events.jsonl", list(listeners))
+        log.emit("run", status="started", name=loaded.recipe.name, version=__version__)
+        try:
+            summary = _Run(loaded, directory, log).execute()
+            log.emit("run", status="finished")
+        except BaseException as error:
+            log.emit("run", status="failed", error=f"{type(error).__name__}: {error}")
+            _report_after_failure(directory, log)
+            raise
+        return RunResult(directory.path, _report(directory), summary)
+
+
+class _Run:
+    """The stages of one run and the hashes that tie each to what it depends on."""
+
+    def __init__(self, loaded: LoadedRecipe, directory: RunDirectory, log: EventLog) -> None:
+        self.recipe = loaded.recipe
+        self.directory, self.log = directory, log
+        self.work = stages.Work(self.recipe, directory.path, log)
+        self.hashes = _source_hashes(self.recipe)
+        self._refuse_changed_data()
+        with atomic_open(directory.path / RECIPE) as stream:
+            stream.write(lock(loaded, hashes=self.hashes))
+        write_json(directory.path / HASHES, self.hashes)
+
+    def _refuse_changed_data(self) -> None:
+        path = self.directory.path / HASHES
+        before = read_json(path) if path.exists() else {}
+        for name in ("train", "validation", "test"):
+            if name in before and before[name] != self.hashes.get(name):
+                raise RunDirectoryError(
+                    f"The {name} data changed since the run in {self.directory.path} began (its hash was "
+                    f"{before[name][:12]}, now it is {str(self.hashes.get(name))[:12]}), so it cannot be "
+                    "continued. Bring the former data back, or start a new run with another output=DIR."
+                )
+
+    def execute(self) -> list[dict[str, Any]]:
+        recipe, stage, work = self.recipe, self.directory.stage, self.work
+        common = {"version": __version__, "seed": recipe.seed}
+        data_key = stage(
+            self.log,
+            "data",
+            "data",
+            {**common, "data": recipe.data.model_dump(), "hashes": self.hashes, "split": bool(recipe.evaluate)},
+            partial(stages.build_data, work),
+        )
+        pool_key = stage(
+            self.log,
+            "curate",
+            "curate",
+            {"data": data_key, "curate": [spec.model_dump() for spec in recipe.curate]},
+            partial(stages.build_curate, work),
+        )
+        features = {**recipe.features.model_dump(), "scorer": self.hashes.get("scorer")}
+        if self._wants_map():
+            stage(self.log, "map", "map", {"pool": pool_key, **features}, partial(stages.build_map, work))
+        seeds = recipe.compare.seeds if recipe.compare else [recipe.seed]
+        if recipe.evaluate and (recipe.compare is None or recipe.compare.base):
+            self._evaluate(BASE, None, None, {"model": self.hashes["model"], "data": data_key})
+        arms = expand(recipe)
+        for arm in arms:
+            for seed in seeds:
+                self._arm(arm, seed, {"pool": pool_key, "features": features})
+        summary, best = compare_arms(self.directory.path, recipe, [arm.name for arm in arms], seeds, self.log)
+        if recipe.export is not None and recipe.train is not None:
+            self._export(best, seeds[0])
+        for row in summary:
+            self.log.emit("result", **row)
+        return summary
+
+    def _wants_map(self) -> bool:
+        selects = [arm.recipe.select for arm in expand(self.recipe)]
+        embeds = any(
+            select is not None and "embedding" in stages.make_selector(arm.recipe, 0).required_features()
+            for arm, select in zip(expand(self.recipe), selects, strict=True)
+        )
+        return embeds or (any(selects) and len(self.work.dataset) <= stages.MAP_LIMIT)
+
+    def _arm(self, arm: Arm, seed: int, upstream: dict[str, Any]) -> None:
+        recipe, folder = arm.recipe, f"arms/{arm.name}/seed-{seed}"
+        log = self.log.with_context(arm=arm.name, seed=seed)
+        work = stages.Work(recipe, self.directory.path, log)
+        work.dataset = self.work.dataset
+        if recipe.features == self.recipe.features:
+            work.pool = self.work.pool
+        spec = recipe.select
+        key = self.directory.stage(
+            log,
+            "select",
+            f"{folder}/select",
+            {**upstream, "select": spec.model_dump() if spec else None, "seed": seed, "root": recipe.seed},
+            partial(stages.build_select, work, seed=seed),
+        )
+        if recipe.train is None:
+            return
+        selection = self.directory.path / folder / "select"
+        key = self.directory.stage(
+            log,
+            "train",
+            f"{folder}/train",
+            {
+                "select": key,
+                "model": self.hashes["model"],
+                "dtype": recipe.model.dtype if recipe.model else None,
+                "tuner": recipe.tuner.model_dump(),
+                "train": recipe.train.model_dump(),
+                "validation": self.hashes.get("validation"),
+                "limits": recipe.preflight.model_dump(),
+            },
+            partial(stages.build_train, work, selection=selection, seed=seed),
+        )
+        if recipe.evaluate:
+            tuned = self.directory.path / folder / "train" / "tuned"
+            self._evaluate(arm.name, seed, tuned, {"train": key})
+
+    def _evaluate(self, arm: str, seed: int | None, tuned: Path | None, inputs: dict[str, Any]) -> None:
+        folder = f"arms/{arm}/evaluate" if seed is None else f"arms/{arm}/seed-{seed}/evaluate"
+        log = self.log.with_context(arm=arm, **({} if seed is None else {"seed": seed}))
+        work = stages.Work(self.recipe, self.directory.path, log)
+        inputs = {
+            **inputs,
+            "evaluate": [spec.model_dump() for spec in self.recipe.evaluate],
+            "test": self.hashes.get("test") or self.hashes["train"],
+        }
+        self.directory.stage(log, "evaluate", folder, inputs, partial(stages.build_evaluate, work, tuned=tuned))
+
+    def _export(self, arm: str, seed: int) -> None:
+        source = f"arms/{arm}/seed-{seed}/train"
+        done = read_json(self.directory.path / source / "DONE.json")
+        assert self.recipe.export is not None
+        self.directory.stage(
+            self.log,
+            "export",
+            "model",
+            {"train": done["key"], "export": self.recipe.export.model_dump()},
+            partial(stages.build_export, self.work, tuned=self.directory.path / source / "tuned", source=source),
+        )
+
+
+def _source_hashes(recipe: Recipe) -> dict[str, str]:
+    """Hash everything outside the run directory that its stages depend on."""
+    from tunesmith.engine.models import model_fingerprint
+
+    hashes = {}
+    for name in ("train", "validation", "test"):
+        source = getattr(recipe.data, name)
+        if source is not None:
+            path = Path(source).expanduser()
+            hashes[name] = hash_tree(path) if path.is_dir() else hash_file(path) if path.is_file() else hash_text(source)
+    if recipe.model is not None:
+        hashes["model"] = hash_json(
+            [model_fingerprint(recipe.model.id, recipe.model.revision), recipe.model.trust_remote_code]
+        )
+    scorer = recipe.features.scorer or (recipe.model.id if recipe.model else None)
+    if scorer is not None:
+        hashes["scorer"] = model_fingerprint(scorer)
+    return hashes
+
+
+def _report(directory: RunDirectory) -> Path:
+    from tunesmith.recipe.report import write_report
+
+    return write_report(directory.path)
+
+
+def _report_after_failure(directory: RunDirectory, log: EventLog) -> None:
+    """Write the report of a run that failed; a failure of the report must not hide the first one."""
+    try:
+        _report(directory)
+    except (TunesmithError, OSError, ValueError, KeyError, RuntimeError) as error:
+        log.warn(f"The report could not be written either: {error}")
