@@ -16,12 +16,12 @@ from PIL import Image
 from tunesmith.core.errors import ParameterError
 from tunesmith.data.vision import catty_plan, catty_tiles, dynamic_tiles, tile_grids
 
-GOLDEN = {
-    case["name"]: case
-    for case in json.loads((Path(__file__).parents[1] / "golden/points.json").read_text(encoding="utf-8"))[
-        "cases"
-    ]
-}
+FILE = Path(__file__).parents[1] / "golden/points.json"
+GOLDEN = {case["name"]: case for case in json.loads(FILE.read_text(encoding="utf-8"))["cases"]}
+
+
+def rows(name: str) -> Any:
+    return pytest.mark.parametrize("row", GOLDEN[name]["outputs"]["rows"], ids=lambda r: str(r["size_WH"]))
 
 
 def grey(case: dict[str, Any]) -> Image.Image:
