@@ -3,9 +3,9 @@
     python scripts/gen_results.py            # write
     python scripts/gen_results.py --check    # exit code 1 if a page is not what the JSON files say
 
-A result file is a JSON object. Known keys come first: ``title``, ``summary``, ``claim``, ``verdict``, ``command``;
-a list of objects becomes a table, an object a table of two columns, and so do the plain values together. No figure
-on these pages is typed by hand.
+A result file is a JSON object. Known keys come first: ``title``, ``summary``, ``claim``, ``verdict``,
+``command``; a list of objects becomes a table, an object a table of two columns, and so do the plain values
+together. No figure on these pages is typed by hand.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ INTROS = {
     "benchmarks": (
         "Benchmarks",
         "Each figure was printed by a script in `benchmarks/`, against the named peer in the same run on the "
-        "same machine; ratios travel between machines, seconds do not. `make bench` runs all of them again. A "
-        "target that was missed stands here with its reason.",
+        "same machine; ratios travel between machines, seconds do not. `make bench` runs all of them again. "
+        "A target that was missed stands here with its reason.",
         "No benchmark has been run yet.",
     ),
     "claims": (
         "Claims",
         "What each paper claims, tried at small scale by a script in `benchmarks/claims/`: several seeds, a "
-        "natural baseline, an interval. `make claims` runs all of them again. A claim that does not hold at this "
-        "scale is shown like any other.",
+        "natural baseline, an interval. `make claims` runs all of them again. A claim that does not hold at "
+        "this scale is shown like any other.",
         "No claim has been tried yet.",
     ),
 }
