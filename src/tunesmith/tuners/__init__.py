@@ -1,1 +1,12 @@
-"""tuners"""
+"""What may move while a model is trained: PEFT adapters of any kind, by name."""
+
+from typing import TYPE_CHECKING
+
+from tunesmith.core.lazy import lazy_exports
+
+__all__ = ["check_target_modules", "peft_config", "tuner_names"]
+
+if TYPE_CHECKING:
+    from tunesmith.tuners.config import check_target_modules, peft_config, tuner_names
+else:
+    __getattr__, __dir__ = lazy_exports(__name__, dict.fromkeys(__all__, "config"))

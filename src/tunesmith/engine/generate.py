@@ -1,0 +1,125 @@
+"""Answers of a causal language model to many prompts: greedy, in batches of similar length."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tunesmith.core.errors import DataError, ParameterError
+from tunesmith.core.events import EventLog
+
+__all__ = ["generate"]
+
+TOKEN_BUDGET = 16_384
+"""Tokens, prompts and answers together, that one batch may hold: for the 135M demo model 0.8 GB of keys and
+values."""
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 64,
+    log: EventLog | None = None,
+) -> list[str]:
+    """Return the greedy answer to each prompt.
+
+    Prompts are sorted by length and padded on the left, with positions counted from each prompt's own start,
+    so an answer does not depend on what else is in its batch, but for rounding. Sampling settings that the
+    model brings are set aside. An answer ends at any end-of-sequence token of the tokenizer or of the model.
+
+    Args:
+        model: a transformers causal language model, or a ``PeftModel`` of one.
+        tokenizer: its tokenizer.
+        prompts: token ids, not empty (see `data.templates.prompt_ids`).
+        max_new_tokens: longest answer in tokens, at least 1.
+        batch_size: most prompts per batch; fewer where they and their answers exceed 16,384 tokens.
+        log: receives ``progress`` events.
+
+    Returns:
+        The answers in the order of the prompts, without special tokens and outer white space.
+
+    Raises:
+        ParameterError: ``max_new_tokens`` or ``batch_size`` is below 1.
+        DataError: a prompt is empty.
+    """
+    import torch
+    from transformers import GenerationConfig
+
+    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if value < 1:
+            raise ParameterError(name, generate, "an int of at least 1", value)
+    for i, prompt in enumerate(prompts):
+        if len(prompt) == 0:
+            raise DataError(
+                "the prompt has no tokens, so there is nothing to answer.", source="prompts", row=i
+            )
+    ends = _end_ids(model, tokenizer)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=ends or None,
+        pad_token_id=pad,
+    )
+    progress = None if log is None else log.progress("answers", len(prompts))
+    answers = [""] * len(prompts)
+    was_training = model.training
+    model.eval()
+    try:
+        for rows in _batches([len(prompt) for prompt in prompts], max_new_tokens, batch_size):
+            width = max(len(prompts[i]) for i in rows)
+            ids = torch.full((len(rows), width), pad, dtype=torch.long)
+            seen = torch.zeros((len(rows), width), dtype=torch.long)
+            for place, i in enumerate(rows):
+                ids[place, width - len(prompts[i]) :] = torch.as_tensor(prompts[i], dtype=torch.long)
+                seen[place, width - len(prompts[i]) :] = 1
+            with torch.inference_mode(), _quiet():
+                out = model.generate(
+                    input_ids=ids.to(model.device),
+                    attention_mask=seen.to(model.device),
+                    generation_config=config,
+                )
+            texts = tokenizer.batch_decode(out[:, width:].cpu(), skip_special_tokens=True)
+            for i, text in zip(rows, texts, strict=True):
+                answers[i] = text.strip()
+            if progress is not None:
+                progress.advance(len(rows))
+    finally:
+        model.train(was_training)
+    return answers
+
+
+def _batches(lengths: list[int], new: int, batch_size: int) -> Iterator[list[int]]:
+    """Yield rows, the longest first (a lack of memory then shows at once), within the limits."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    while order:
+        count = max(1, min(batch_size, TOKEN_BUDGET // (lengths[order[0]] + new)))
+        yield order[:count]
+        order = order[count:]
+
+
+def _end_ids(model: Any, tokenizer: Any) -> list[int]:
+    found: list[int] = []
+    for value in (tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None)):
+        found += value if isinstance(value, list) else [] if value is None else [value]
+    return sorted(set(found))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the advice about sampling settings that the model brings and greedy search does not use."""
+    logger = logging.getLogger("transformers.generation")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

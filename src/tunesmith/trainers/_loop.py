@@ -1,0 +1,219 @@
+"""The run of a training: model made ready, trainer built, checkpoint found, loop run, result read off."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, TrainerCallback
+from trl import SFTConfig
+
+from tunesmith.core.errors import ParameterError, TrainingError
+from tunesmith.core.events import EventLog
+from tunesmith.core.seeds import seed_everything
+from tunesmith.trainers._trl_compat import EpochOrder, LengthGroups, Trainer, quiet
+from tunesmith.trainers.checkpoints import KEPT, Marker, describe_last, find_checkpoint, finite_weights
+from tunesmith.trainers.sft import SFTResult, train_sft
+
+__all__ = ["run"]
+
+
+class Stopwatch:
+    """Seconds of work, on top of those that earlier attempts have used."""
+
+    def __init__(self) -> None:
+        self.before, self.begin = 0.0, time.monotonic()
+
+    def __call__(self) -> float:
+        return self.before + time.monotonic() - self.begin
+
+
+class Reporter(TrainerCallback):
+    """Emit the events of a training; the first process only."""
+
+    def __init__(self, log: EventLog) -> None:
+        self.log = log
+        self.progress: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer when the number of steps is known."""
+        if state.is_world_process_zero:
+            self.progress = self.log.progress("training steps", state.max_steps)
+            self.progress.start_at(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer after each optimiser step."""
+        if self.progress is not None:
+            self.progress.advance()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Called by the trainer with each step's loss, and with the held-out loss."""
+        if not state.is_world_process_zero:
+            return
+        if "loss" in logs:
+            self.log.emit(
+                "metric",
+                step=state.global_step,
+                loss=logs["loss"],
+                learning_rate=logs["learning_rate"],
+                tokens=int(state.num_input_tokens_seen),
+            )
+        elif "eval_loss" in logs:
+            self.log.emit("metric", step=state.global_step, validation_loss=logs["eval_loss"])
+
+
+def run(
+    model: Any,
+    tokenizer: Any,
+    train: Any,
+    folder: Path,
+    config: Any,
+    settings: dict[str, Any],
+    identity: dict[str, Any],
+    validation: Any,
+    log: EventLog,
+    resume: bool,
+) -> SFTResult:
+    """Train; the arguments are those of `train_sft`, checked."""
+    on_cpu = model.device.type == "cpu"
+    with quiet():
+        args = SFTConfig(
+            output_dir=str(folder),
+            use_cpu=on_cpu,
+            bf16=False,
+            fp16=False,
+            report_to="none",
+            disable_tqdm=True,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_strategy="steps",
+            save_total_limit=KEPT,
+            eval_strategy="no" if validation is None else "epoch",
+            include_num_input_tokens_seen="non_padding",
+            dataset_kwargs={"skip_prepare_dataset": True},  # else TRL filters rows without labels in silence
+            dataloader_pin_memory=not on_cpu,
+            **settings,
+        )
+        with args.main_process_first(local=False):
+            found = find_checkpoint(folder, identity, resume)
+        model = _prepared(model, config, args.seed)
+        trainer = _trainer(model, tokenizer, train, validation, args)
+        clock = Stopwatch()
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(Reporter(log))
+        trainer.add_callback(Marker(trainer, identity, clock))
+        _reset_peak(on_cpu)
+        checkpoint = None
+        if found is not None:
+            checkpoint, marker = found
+            trainer.trained_tokens, clock.before = marker["trained_tokens"], marker["seconds"]
+            log.emit("message", message=f"Training continues from step {marker['step']}.")
+        try:
+            _train(trainer, checkpoint)
+        except TrainingError as error:
+            raise TrainingError(
+                f"Training stopped at step {trainer.state.global_step + 1}: {error}. {describe_last(folder)} "
+                "A lower learning rate, more warmup or a smaller max_grad_norm usually help; float16 weights "
+                "overflow easily."
+            ) from None
+        finally:
+            trainer.unpatch()
+        if not finite_weights(trainer.model):
+            raise TrainingError(
+                f"Training ended at step {trainer.state.global_step} with weights that are not finite. "
+                f"{describe_last(folder)}"
+            )
+        return _result(trainer, clock(), on_cpu)
+
+
+def _prepared(model: Any, config: Any, seed: int) -> Any:
+    """Seed everything, then put the adapter in, or release all weights."""
+    seed_everything(seed)
+    if config is None:
+        return model.requires_grad_(True)
+    from peft import get_peft_model
+
+    from tunesmith.tuners import check_target_modules
+
+    check_target_modules(model, config)
+    return get_peft_model(model, config)
+
+
+def _trainer(model: Any, tokenizer: Any, train: Any, validation: Any, args: SFTConfig) -> Trainer:
+    columns = ["input_ids", "labels"]
+    try:
+        trainer = Trainer(
+            model=model,
+            args=args,
+            train_dataset=train.select_columns(columns),
+            eval_dataset=None if validation is None else validation.select_columns(columns),
+            processing_class=tokenizer,
+        )
+    except ValueError as error:
+        if "lm_head" not in str(error):
+            raise
+        raise ParameterError(
+            "target_modules",
+            train_sft,
+            "without the output layer, whose adapter TRL would not train",
+            "lm_head",
+        ) from error
+    if args.train_sampling_strategy == "group_by_length":
+        rows_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        lengths = [len(ids) for ids in train["input_ids"]]
+        trainer.order = LengthGroups(lengths, rows_per_step, args.seed)
+        trainer.add_callback(EpochOrder(trainer.order))
+    return trainer
+
+
+def _train(trainer: Trainer, checkpoint: Path | None) -> None:
+    if checkpoint is not None:
+        from transformers import TrainerState
+
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state.global_step >= state.max_steps:  # killed after the last step: one more would be one too many
+            trainer.restore(str(checkpoint))
+            trainer.state = state
+            return
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+
+
+def _result(trainer: Trainer, seconds: float, on_cpu: bool) -> SFTResult:
+    state = trainer.state
+    losses = [(e["step"], e["loss"], e["learning_rate"]) for e in state.log_history if "loss" in e]
+    tokens = int(state.num_input_tokens_seen)
+    return SFTResult(
+        model=trainer.accelerator.unwrap_model(trainer.model).eval(),
+        steps=state.global_step,
+        epochs=float(state.epoch or 0),
+        train_loss=sum(loss for _, loss, _ in losses) / len(losses),
+        losses=losses,
+        tokens=tokens,
+        trained_tokens=trainer.trained_tokens,
+        seconds=seconds,
+        tokens_per_second=tokens / max(seconds, 1e-9),
+        peak_memory_mb=_peak_mb(on_cpu),
+    )
+
+
+def _reset_peak(on_cpu: bool) -> None:
+    if not on_cpu:
+        torch.cuda.reset_peak_memory_stats()
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: start the high-water mark again from here
+    except OSError:  # elsewhere the mark is that of the whole process
+        return
+
+
+def _peak_mb(on_cpu: bool) -> float:
+    if not on_cpu:
+        return float(torch.cuda.max_memory_allocated()) / 1e6
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / 1e6
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

@@ -1,0 +1,136 @@
+"""Write tuned models, read them back, and compare, so that what was learned is what is on disk.
+
+Adapters have been saved without their trained embeddings, and models with their weights tied the wrong way,
+while everything looked right (huggingface/peft issues 3585 and 2777). So after each save everything that was
+trained is blanked, the file is read into it, and the logits of one fixed batch are compared with those
+before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunesmith.core.errors import MissingModelError, TrainingError
+from tunesmith.core.files import atomic_dir, read_json
+from tunesmith.engine.models import load_model
+from tunesmith.trainers._trl_compat import quiet
+
+__all__ = ["fixed_batch", "load_tuned", "logits_of", "save_tuned"]
+
+TOLERANCE = 1e-5
+"""Greatest difference of logits after a save, relative to the largest logit: the same weights lie elsewhere
+in memory, so a matrix product may round differently, and nothing more."""
+
+
+def save_tuned(model: Any, tokenizer: Any, folder: str | Path) -> None:
+    """Write an adapter (with its config) or a whole model, with the tokenizer, and verify it.
+
+    The folder appears only when the comparison held. Memory: a second copy of what was trained.
+
+    Args:
+        model: a ``PeftModel`` or a transformers model.
+        tokenizer: the tokenizer to write beside it.
+        folder: replaced if it exists.
+
+    Raises:
+        TrainingError: the model read back gives other logits than the one in memory.
+    """
+    batch = fixed_batch(model)
+    before = logits_of(model, batch)
+    with atomic_dir(folder) as partial, quiet():
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        if hasattr(model, "peft_config"):
+            with _blanked(model):
+                _read_adapter(model, partial)
+                after = logits_of(model, batch)
+        else:
+            after = logits_of(
+                load_model(str(partial), dtype=_name(model.dtype), device=str(model.device)), batch
+            )
+        worst = float((before - after).abs().max())
+        if not worst <= TOLERANCE * max(1.0, float(before.abs().max())):
+            raise TrainingError(
+                f"The saved model is not the trained one: read back from {folder}, its logits differ by "
+                f"{worst:.3g}. Some trained weights are not in the file; with adapters, name trained modules "
+                "in modules_to_save."
+            )
+
+
+def load_tuned(folder: str | Path, base: str | Callable[[], Any], dtype: str = "auto") -> Any:
+    """Load what `save_tuned` wrote.
+
+    Args:
+        folder: a folder of `save_tuned`.
+        base: for an adapter, the id of the base model or a function that returns it; not used for whole
+            models.
+        dtype: of the base model when ``base`` is an id; a whole model keeps the type it was saved in.
+
+    Returns:
+        The model in evaluation mode: a ``PeftModel``, or the whole model.
+
+    Raises:
+        MissingModelError: the folder holds neither.
+    """
+    path = Path(folder)
+    if (path / "adapter_config.json").exists():
+        from peft import PeftModel
+
+        model = load_model(base, dtype=dtype) if isinstance(base, str) else base()
+        return PeftModel.from_pretrained(model, str(path)).eval()
+    if not (path / "config.json").exists():
+        raise MissingModelError(
+            f"The folder {folder} holds neither an adapter (adapter_config.json) nor a model (config.json). "
+            "Give a folder that save_tuned wrote."
+        )
+    return load_model(str(path), dtype=read_json(path / "config.json").get("dtype") or dtype)
+
+
+def fixed_batch(model: Any) -> torch.Tensor:
+    """Return two rows of 16 ids spread over the vocabulary, the same for each model of a vocabulary size."""
+    size = model.get_input_embeddings().weight.shape[0]
+    return (torch.arange(32) * 7919 % size).reshape(2, 16).to(model.device)
+
+
+def logits_of(model: Any, batch: torch.Tensor) -> torch.Tensor:
+    """Return the logits of a batch in float32, in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        logits: torch.Tensor = model(input_ids=batch, attention_mask=torch.ones_like(batch)).logits.float()
+    model.train(was_training)
+    return logits
+
+
+@contextmanager
+def _blanked(model: Any) -> Iterator[None]:
+    """Zero what was trained, and put it back at the end."""
+    from peft import get_peft_model_state_dict
+
+    inside = {tensor.data_ptr() for tensor in get_peft_model_state_dict(model).values()}
+    trained = [p for p in model.parameters() if p.requires_grad or p.data_ptr() in inside]
+    kept = [p.detach().clone() for p in trained]
+    with torch.no_grad():
+        for parameter in trained:
+            parameter.zero_()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(trained, kept, strict=True):
+                parameter.copy_(value)
+
+
+def _read_adapter(model: Any, folder: Path) -> None:
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    set_peft_model_state_dict(model, load_peft_weights(str(folder), device=str(model.device)))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
