@@ -64,8 +64,8 @@ def render_signature(function: dict[str, Any]) -> str:
 def read_calls() -> list[Item]:
     """Return the usable requests in the order of the wheel's files.
 
-    Left out are requests with a system message, those over `MAX_CHARS`, and calls with nested objects or with
-    names that Python cannot write.
+    Left out are requests with a system message, those over `MAX_CHARS`, and calls with nested objects, with
+    an argument without any accepted value, or with names that Python cannot write.
 
     Raises:
         TunesmithError: the wheel is not installed.
@@ -89,7 +89,7 @@ def _item(entry: dict[str, Any], truths: list[dict[str, Any]], part: str) -> Ite
     (name, accepted), *others = truths[0].items()
     if len(turns) != 1 or len(truths) != 1 or others or not _NAME.fullmatch(name):
         return None
-    if any(_nested(value) for values in accepted.values() for value in values):
+    if not all(accepted.values()) or any(_nested(value) for values in accepted.values() for value in values):
         return None
     question = f"{' '.join(turns[0]['content'].split())}\nFunction: {render_signature(function)}"
     if len(question) > MAX_CHARS:
