@@ -87,7 +87,7 @@ def headline(files: RunFiles) -> dict[str, Any]:
     """Return the answer in one sentence, what qualifies it, and whether it is good news.
 
     Returns:
-        ``sentence``, ``notes`` (list of sentences) and ``tone``: ``better``, ``worse``, ``unclear`` or ``none``.
+        ``sentence``, ``notes`` (list of sentences), ``tone`` (``better``, ``worse``, ``unclear``, ``none``).
     """
     metrics = metrics_of(files)
     metric = metrics[0] if metrics else None
@@ -146,7 +146,9 @@ def _verdict(
     """Phrase one comparison: a win, a loss, or no clear difference."""
     up = pair.get("higher_is_better", higher_is_better(files, metric))
     delta, low, high = float(pair["delta"]), float(pair["low"]), float(pair["high"])
-    name, rival = _start(arm_label(arm)), "the untuned base model" if other == BASE else arm_label(other)
+    name, rival = _start(arm_label(arm)), arm_label(other)
+    if other == BASE:
+        name, rival = f"The model tuned on the rows of {arm_label(arm)}", "the untuned base model"
     what = metric_label(metric)
     if low <= 0 <= high:
         text = (

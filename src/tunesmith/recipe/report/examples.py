@@ -52,7 +52,8 @@ def examples(files: RunFiles, colours: dict[str, str]) -> dict[str, Any]:
         summary = (
             f"Item by item on {metric_label(metric)}, {arm_label(best.arm)} is better than "
             f"{arm_label(rival.arm)} on {len(kinds['better'])}, worse on {len(kinds['worse'])} and equal on "
-            f"{len(kinds['equal'])} of {n} test items (seed {best.seed}). Shown are the first of each kind in test order."
+            f"{len(kinds['equal'])} of {n} test items (seed {best.seed}). Shown are the first of each kind "
+            "in test order."
         )
     return {"shown": items, "summary": summary, "missing": None}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -211,13 +212,15 @@ class RunFiles:
 
     @cached_property
     def baseline(self) -> str | None:
-        """The arm that others are compared with."""
+        """The arm that others are compared with; None where there is only one."""
+        if len(self.arms) < 2:
+            return None
         named = (self.compare or {}).get("baseline")
         spec = self.recipe.get("compare")
         named = named or (spec.get("baseline") if isinstance(spec, dict) else None)
         if isinstance(named, str) and named in self.arms:
             return named
-        return "random" if "random" in self.arms and len(self.arms) > 1 else None
+        return "random" if "random" in self.arms else None
 
     @cached_property
     def pool_map(self) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
@@ -228,7 +231,7 @@ class RunFiles:
                     return data["xy"].astype(np.float64), data["cluster"].astype(np.int64)
             except FileNotFoundError:
                 continue
-            except (OSError, ValueError, KeyError, EOFError) as error:
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 self._note(path, error)
         return None
 

@@ -1,7 +1,7 @@
 """One look for all figures: colours by arm, type, and SVG that follows the page's light or dark theme.
 
-Figures are drawn with stand-in colours that become CSS variables (``var(--ink)``, ``var(--arm-2)``) in the SVG,
-so that one figure serves both themes and print. Text stays text: it can be searched, selected and read aloud.
+Figures are drawn with stand-in colours that become CSS variables (``var(--ink)``, ``var(--arm-2)``) in the
+SVG, so that one figure serves both themes and print. Text stays text: it can be searched and read aloud.
 """
 
 from __future__ import annotations
