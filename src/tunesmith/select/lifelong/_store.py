@@ -57,8 +57,11 @@ def load(cls: type[P], folder: Path) -> P:
         raise DataError(
             "written by another version of LifelongPool; this one reads format 1.", source=str(folder)
         )
-    given = saved["parameters"]  # JSON turned tuples into lists
-    pool = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
+    parameters: dict[str, Any] = {  # JSON turned tuples into lists
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in saved["parameters"].items()
+    }
+    pool = cls(**parameters)
     pool._start()
     for name in _LISTS:
         setattr(pool, name, saved["state"][name])
