@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 # The forkserver imports the heavy libraries once; each run is then a cheap fork of it.
-PRELOAD = ["trl", "peft", "transformers", "datasets", "sentence_transformers", "tunesmith.recipe.run"]
+PRELOAD = ["trl", "peft", "transformers", "datasets", "sentence_transformers", "tunesmith.recipe.runner"]
 
 
 def run_in_process(recipe: Path, output: Path, cache: Path, kill_at: dict[str, Any] | None = None) -> int:
@@ -27,7 +27,7 @@ def _work(recipe: Path, output: Path, cache: Path, kill_at: dict[str, Any] | Non
     os.environ["TUNESMITH_CACHE"] = str(cache)
     import torch
 
-    from tunesmith.recipe.run import run
+    from tunesmith.recipe import run
 
     torch.set_num_threads(1)
 

@@ -1,7 +1,7 @@
 """What each stage of a run does. A stage reads folders of stages before it and writes its own, nothing else.
 
 The functions take a `Work` and a folder and return the facts that the event log and the report show; which
-stages run, and which are already done, is decided in `tunesmith.recipe.run`.
+stages run, and which are already done, is decided in `tunesmith.recipe.runner`.
 """
 
 from __future__ import annotations

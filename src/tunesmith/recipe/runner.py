@@ -18,9 +18,9 @@ from tunesmith.core.errors import ConfigError, RunDirectoryError, TunesmithError
 from tunesmith.core.events import EventLog
 from tunesmith.core.files import atomic_open, hash_file, hash_json, hash_text, hash_tree, read_json, write_json
 from tunesmith.recipe import stages
-from tunesmith.recipe.check import check
+from tunesmith.recipe.checking import check
 from tunesmith.recipe.compare import compare_arms
-from tunesmith.recipe.load import Arm, LoadedRecipe, expand, load, lock
+from tunesmith.recipe.loading import Arm, LoadedRecipe, expand, load, lock
 from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.workspace import RECIPE, RunDirectory
 
