@@ -1,1 +1,15 @@
-"""curate"""
+"""Filters and repairs, ``fit`` and ``transform`` from Dataset to Dataset, a reason for each dropped row."""
+
+from typing import TYPE_CHECKING
+
+from tunesmith.core.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from tunesmith.curate._base import CurateReport, Curator
+    from tunesmith.curate.dedup import Deduplicate
+
+__all__ = ["CurateReport", "Curator", "Deduplicate"]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__, {"CurateReport": "_base", "Curator": "_base", "Deduplicate": "dedup"}
+)

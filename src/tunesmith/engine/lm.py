@@ -63,7 +63,7 @@ def completion_nll(
     sums = np.zeros(len(input_ids))
     counts = np.array([sum(map(bool, mask[1:])) for mask in trained], dtype=np.int64)
     # Rows without a scored token need no pass; the longest come first: a lack of memory shows at once.
-    order = sorted(np.flatnonzero(counts), key=lambda i: -len(input_ids[i]))
+    order = sorted(np.flatnonzero(counts).tolist(), key=lambda i: -len(input_ids[i]))
     with torch.inference_mode():
         for begin in range(0, len(order), batch_size):
             rows = order[begin : begin + batch_size]

@@ -115,7 +115,7 @@ def _clusters(pool: Pool) -> dict[int, tuple[NDArray[np.int64], NDArray[np.float
 
 
 def _cluster(vectors: NDArray[np.float32], k: int, seed: int, folder: Path) -> None:
-    from tunesmith.numerics.kmeans import kmeans
+    from tunesmith.numerics import kmeans
 
     fitted = kmeans(np.asarray(vectors), n_clusters=k, random_state=seed)
     with atomic_dir(folder) as partial:
