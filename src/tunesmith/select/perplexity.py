@@ -131,12 +131,12 @@ class PerplexitySelector(Selector):
         failed = np.isnan(ppl)
         short = np.zeros(len(ppl), dtype=np.bool_)
         if self.min_tokens:
-            if np.asarray(length).shape != ppl.shape:
+            tokens = np.asarray(length)
+            if tokens.shape != ppl.shape:
                 raise DataError(
-                    f"min_tokens needs the feature 'length', one number per item; got shape "
-                    f"{np.shape(length)}."
+                    f"min_tokens needs the feature 'length', one number per item; got shape {tokens.shape}."
                 )
-            short = ~failed & (np.asarray(length) < self.min_tokens)
+            short = ~failed & (tokens < self.min_tokens)
         low = -np.inf if self.min_perplexity is None else self.min_perplexity
         high = np.inf if self.max_perplexity is None else self.max_perplexity
         outside = ~failed & ~short & ((ppl < low) | (ppl > high))
