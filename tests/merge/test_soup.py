@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tunesmith.core.errors import DataError, ParameterError
-from tunesmith.merge.soup import soup
+from tunesmith.merge import soup
 
 FILE = Path(__file__).parents[1] / "golden/points.json"
 GOLDEN = {case["name"]: case for case in json.loads(FILE.read_text(encoding="utf-8"))["cases"]}

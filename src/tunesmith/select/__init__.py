@@ -5,23 +5,32 @@ from typing import TYPE_CHECKING
 from tunesmith.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from tunesmith.select import feedback, lifelong
     from tunesmith.select._base import Selector, resolve_budget
     from tunesmith.select.clusters import choose_n_clusters, cluster_means, reweight
+    from tunesmith.select.iterative import IterativeKMeansSelector
     from tunesmith.select.kmeans import KMeansSelector
     from tunesmith.select.labels import dialogue_quality, encode_tags, label_graph, propagation
+    from tunesmith.select.lifelong.pool import LifelongPool
     from tunesmith.select.mig import MIGSelector
+    from tunesmith.select.perplexity import PerplexitySelector
     from tunesmith.select.random import RandomSelector
 
 __all__ = [
+    "IterativeKMeansSelector",
     "KMeansSelector",
+    "LifelongPool",
     "MIGSelector",
+    "PerplexitySelector",
     "RandomSelector",
     "Selector",
     "choose_n_clusters",
     "cluster_means",
     "dialogue_quality",
     "encode_tags",
+    "feedback",
     "label_graph",
+    "lifelong",
     "propagation",
     "resolve_budget",
     "reweight",
@@ -30,15 +39,20 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "IterativeKMeansSelector": "iterative",
         "KMeansSelector": "kmeans",
+        "LifelongPool": "lifelong.pool",
         "MIGSelector": "mig",
+        "PerplexitySelector": "perplexity",
         "RandomSelector": "random",
         "Selector": "_base",
         "choose_n_clusters": "clusters",
         "cluster_means": "clusters",
         "dialogue_quality": "labels",
         "encode_tags": "labels",
+        "feedback": "feedback",
         "label_graph": "labels",
+        "lifelong": "lifelong",
         "propagation": "labels",
         "resolve_budget": "_base",
         "reweight": "clusters",
