@@ -113,13 +113,16 @@ def _write(path: Path, value: Any) -> None:
 
 def _recipe(arms: Sequence[str], seeds: Sequence[int]) -> str:
     compare = (
-        f"compare:\n  select.type: [{', '.join(arms)}]\n  seeds: {list(seeds)}\n" if len(arms) > 1 else ""
+        f"  compare:\n    select.type: [{', '.join(arms)}]\n    seeds: {list(seeds)}\n"
+        if len(arms) > 1
+        else ""
     )
     return (
-        "name: quickstart\nseed: 0\nmodel: {id: smollm2-135m-instruct}\n"
-        "data: {train: 'demo:messy', test: 'demo:test'}\ncurate: [{type: dedup}]\n"
-        f"select: {{type: {arms[-1]}, budget: 0.1}}\ntuner: {{type: lora, r: 16}}\ntrain: {{type: sft}}\n"
-        f"evaluate: [{{type: task_score}}, {{type: perplexity}}]\n{compare}"
+        "recipe:\n  name: quickstart\n  seed: 0\n  model: {id: smollm2-135m-instruct}\n"
+        "  data: {train: 'demo:messy', test: 'demo:test'}\n  curate: [{type: dedup}]\n"
+        f"  select: {{type: {arms[-1]}, budget: 0.1}}\n  tuner: {{type: lora}}\n  train: {{type: sft}}\n"
+        f"  evaluate: [{{type: task_score}}, {{type: perplexity}}]\n{compare}"
+        "versions: {python: 3.11.7, torch: 2.13.0}\nhashes: {train: 0a1b2c, model: 3d4e5f}\n"
     )
 
 
@@ -214,15 +217,14 @@ def _train(folder: Path, rng: np.random.Generator, gain: float, budget: int) -> 
          "losses": [[int(s), float(v), 1e-3] for s, v in zip(steps, losses, strict=True)]},
     )  # fmt: skip
     sample = [
-        [["<|im_start|>user\n" + QUESTIONS["chain_sum"] + "<|im_end|>\n<|im_start|>assistant\n", False],
-         ["36<|im_end|>", True], ["\n", False]],
-        [["<|im_start|>user\n" + HOSTILE + "<|im_end|>\n<|im_start|>assistant\n", False],
-         ["<i>no</i>", True]],
-    ]  # fmt: skip
+        *([text, False] for text in ("<|im_start|>user\n", QUESTIONS["chain_sum"], HOSTILE, "<|im_end|>\n")),
+        *([text, True] for text in ("<i>no</i>, ", "36", "<|im_end|>")),
+        ["\n", False],
+    ]
     _write(
         folder / "preflight.json",
-        {"rows": budget, "tokens": 6120, "trained_tokens": 1240, "truncated": 1, "dropped": 0, "reasons": {},
-         "sample": sample},
+        {"n_rows": budget, "n_kept": budget - 1, "n_truncated": 1, "n_dropped": 1, "n_without_labels": 1,
+         "tokens": 6120, "trained_tokens": 1240, "reasons": {"no trained token": 1}, "sample": sample},
     )  # fmt: skip
 
 

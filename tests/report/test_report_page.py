@@ -167,7 +167,7 @@ def test_lower_is_better_turns_the_verdict(run_copy: Path) -> None:
     edit(run_copy / "compare.json", lambda value: value.update(metrics=["perplexity"]))
     html = page(run_copy)
     assert headline(html).startswith("MIG beats random by 0.")
-    assert "in perplexity (lower is better)" in headline(html)
+    assert "in nats per held-out token (lower is better)" in headline(html)
 
 
 def test_best_of_several_and_single_seed_are_qualified(run_copy: Path, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_run_killed_in_its_first_stage(tmp_path: Path) -> None:
 
 
 def test_a_recipe_without_evaluation_says_so(run_copy: Path) -> None:
-    text = re.sub(r"evaluate: .*\n", "", (run_copy / "recipe.lock.yaml").read_text())
+    text = re.sub(r"  evaluate: .*\n", "", (run_copy / "recipe.lock.yaml").read_text())
     (run_copy / "recipe.lock.yaml").write_text(text)
     (run_copy / "compare.json").unlink()
     for folder in (run_copy / "arms").rglob("evaluate"):
@@ -290,7 +290,20 @@ def test_reading_report_and_dropped_rows_by_reason(html: str) -> None:
 
 
 def test_trained_tokens_are_marked(html: str) -> None:
-    assert "<mark>36&lt;|im_end|&gt;</mark>" in section(html, "preflight")
+    assert "<mark>&lt;i&gt;no&lt;/i&gt;, 36&lt;|im_end|&gt;</mark>" in section(html, "preflight")
+
+
+def test_the_recipe_of_the_report_is_the_recipe_that_ran(html: str, finished: Path) -> None:
+    from html import unescape
+
+    from ruamel.yaml import YAML
+
+    shown = re.search(r"<summary>recipe.yaml</summary><pre><code>(.*?)</code>", html, re.DOTALL)[1]  # type: ignore[index]
+    yaml = YAML(typ="safe", pure=True)
+    lock = yaml.load((finished / "recipe.lock.yaml").read_text())
+    assert yaml.load(unescape(shown)) == lock["recipe"]
+    for value in ("2.13.0", "0a1b2c", "3d4e5f"):
+        assert value in section(html, "reproduce")
 
 
 def test_examples_include_those_that_got_worse(finished: Path, html: str) -> None:

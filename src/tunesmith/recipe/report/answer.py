@@ -9,7 +9,7 @@ import numpy as np
 from tunesmith.recipe.report import figures
 from tunesmith.recipe.report.files import BASE, RunFiles
 from tunesmith.recipe.report.style import arm_label, css_variable
-from tunesmith.recipe.report.text import count, estimate, metric_label, number
+from tunesmith.recipe.report.text import count, difference_label, estimate, metric_label, number
 
 __all__ = ["comparison", "headline", "higher_is_better", "metrics_of", "outcome"]
 
@@ -149,7 +149,7 @@ def _verdict(
     name, rival = _start(arm_label(arm)), arm_label(other)
     if other == BASE:
         name, rival = f"The model tuned on the rows of {arm_label(arm)}", "the untuned base model"
-    what = metric_label(metric)
+    what = difference_label(metric)
     if low <= 0 <= high:
         text = (
             f"No clear difference: {name} differs from {rival} by {estimate(delta, low, high)} "
@@ -236,7 +236,9 @@ def comparison(files: RunFiles, colours: dict[str, str]) -> dict[str, Any]:
                 "rows": rows,
                 "others": [(other, arm_label(str(other))) for other in others],
                 "several_seeds": any(row["seeds"] for row in rows),
-                "figure": figures.forest(bars, colours, name, metric_label(metric), better) if bars else None,
+                "figure": figures.forest(bars, colours, name, difference_label(metric), better)
+                if bars
+                else None,
             }
         )
     missing = None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tunesmith.recipe.report.answer import best_arm, higher_is_better, metrics_of
 from tunesmith.recipe.report.files import BASE, ArmRun, RunFiles
 from tunesmith.recipe.report.style import arm_label, css_variable
-from tunesmith.recipe.report.text import clip, metric_label
+from tunesmith.recipe.report.text import clip, difference_label
 
 __all__ = ["examples"]
 
@@ -50,7 +50,7 @@ def examples(files: RunFiles, colours: dict[str, str]) -> dict[str, Any]:
     summary = ""
     if rival is not None:
         summary = (
-            f"Item by item on {metric_label(metric)}, {arm_label(best.arm)} is better than "
+            f"Item by item on {difference_label(metric)}, {arm_label(best.arm)} is better than "
             f"{arm_label(rival.arm)} on {len(kinds['better'])}, worse on {len(kinds['worse'])} and equal on "
             f"{len(kinds['equal'])} of {n} test items (seed {best.seed}). Shown are the first of each kind "
             "in test order."

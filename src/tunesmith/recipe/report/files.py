@@ -162,7 +162,13 @@ class RunFiles:
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        """The locked recipe as a mapping; empty when absent or damaged."""
+        """The recipe with every default written out; empty when absent or damaged."""
+        inner = self.lock.get("recipe")
+        return inner if isinstance(inner, dict) else {}
+
+    @cached_property
+    def lock(self) -> dict[str, Any]:
+        """``recipe``, ``versions`` and ``hashes`` of the lock file; empty when absent or damaged."""
         from ruamel.yaml import YAML
         from ruamel.yaml.error import YAMLError
 

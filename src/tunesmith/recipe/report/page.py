@@ -99,7 +99,7 @@ def context(files: RunFiles) -> dict[str, Any]:
         "status_sentence": sentence,
         "model": _model(files),
         "arms": [{"name": arm_label(arm), "colour": css_variable(colours[arm])} for arm in files.arms],
-        "recipe": files.recipe_text,
+        "reproduce": _guard(partial(sections.reproduce, files), {"recipe": None, "facts": []}),
         "warnings": sections.warnings(
             files
         ),  # last: it lists the files that the other sections could not read

@@ -6,6 +6,7 @@ A section returns a mapping with ``missing``: a sentence that says what is not t
 from __future__ import annotations
 
 from collections import Counter
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,11 @@ from tunesmith.recipe.report.files import RunFiles
 from tunesmith.recipe.report.style import arm_label, css_variable
 from tunesmith.recipe.report.text import clip, count, duration, number, percent
 
-__all__ = ["choice", "cost", "data", "preflight", "training", "warnings"]
+__all__ = ["choice", "cost", "data", "preflight", "reproduce", "training", "warnings"]
 
 Section = dict[str, Any]
 MAX_BAD = 20
-MAX_SAMPLE_ROWS = 3
+MAX_PIECE = 2_000  # characters of one stretch of the sample row
 
 
 def data(files: RunFiles) -> Section:
@@ -80,7 +81,7 @@ def _bad_row(row: Any) -> dict[str, str]:
 
 
 def preflight(files: RunFiles, colours: dict[str, str]) -> Section:
-    """What the model sees: counts per arm, and sample rows with the trained tokens marked."""
+    """What the model sees: counts per arm, and a sample row with the trained tokens marked."""
     rows: list[dict[str, Any]] = []
     sample: list[Any] = []
     of = ""
@@ -88,26 +89,24 @@ def preflight(files: RunFiles, colours: dict[str, str]) -> Section:
         report = run.preflight
         if report is None:
             continue
-        if not sample and report.get("sample"):
-            sample, of = report["sample"], f"{arm_label(run.arm)}, seed {run.seed}"
+        if not sample:
+            sample, of = report.get("sample") or [], f"{arm_label(run.arm)}, seed {run.seed}"
+        counts = ("n_rows", "n_kept", "n_truncated", "n_dropped", "tokens", "trained_tokens")
         rows.append(
             {
                 "arm": arm_label(run.arm),
                 "colour": css_variable(colours[run.arm]),
                 "seed": run.seed,
-                **{
-                    key: number(report.get(key))
-                    for key in ("rows", "tokens", "trained_tokens", "truncated", "dropped")
-                },
+                **{key: number(report.get(key)) for key in counts},
                 "reasons": _reasons(report.get("reasons")),
             }
         )
     if not sample:
         whole = files.object(files.root / "preflight.json") or {}
-        sample, of = whole.get("sample") or [], "first rows of the pool"
+        sample, of = whole.get("sample") or [], "of the pool"
     pieces = [
-        [{"text": clip(text, 1200), "trained": bool(trained)} for text, trained in row]
-        for row in sample[:MAX_SAMPLE_ROWS]
+        {"text": clip("".join(text for text, _ in group), MAX_PIECE), "trained": trained}
+        for trained, group in groupby(sample, key=lambda piece: bool(piece[1]))
     ]
     missing = None if rows or pieces else files.why_missing("train", "train")
     return {"rows": rows, "sample": pieces, "of": of, "missing": missing}
@@ -271,6 +270,31 @@ def cost(files: RunFiles, colours: dict[str, str]) -> Section:
 
 def _megabytes(value: Any) -> str:
     return f"{number(round(value))} MB" if isinstance(value, (int, float)) else "–"
+
+
+def reproduce(files: RunFiles) -> Section:
+    """The recipe as it ran, in a form that runs again, with the versions and hashes it ran under."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    if not files.recipe:
+        return {
+            "recipe": None,
+            "facts": [],
+            "missing": "recipe.lock.yaml is not in the run directory or is damaged.",
+        }
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    stream = io.StringIO()
+    yaml.dump(files.recipe, stream)
+    facts = [
+        (kind, str(name), str(value))
+        for kind, key in (("version", "versions"), ("hash", "hashes"))
+        for name, value in (files.lock.get(key) or {}).items()
+    ]
+    return {"recipe": stream.getvalue(), "facts": facts, "missing": None}
 
 
 def warnings(files: RunFiles) -> list[dict[str, Any]]:

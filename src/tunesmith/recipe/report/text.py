@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["clip", "count", "duration", "estimate", "metric_label", "number", "percent"]
+__all__ = ["clip", "count", "difference_label", "duration", "estimate", "metric_label", "number", "percent"]
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -57,6 +57,11 @@ def duration(seconds: Any) -> str:
 def metric_label(name: str) -> str:
     """Return a metric's name as words."""
     return name.replace("_", " ")
+
+
+def difference_label(metric: str) -> str:
+    """Return what a difference of two arms is measured in: its items' scores."""
+    return {"perplexity": "nats per held-out token"}.get(metric, metric_label(metric))
 
 
 def clip(text: Any, limit: int) -> str:
