@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 from tunesmith import methods
@@ -11,95 +12,152 @@ from tunesmith.core.errors import TunesmithError, UnknownNameError, nearest
 from tunesmith.recipe.loading import LoadedRecipe, Problem, expand
 from tunesmith.recipe.schema import MethodSpec, Recipe
 
-__all__ = ["check", "valid_parameters"]
+__all__ = ["check", "parameters_of"]
 
 # What the runner passes itself, so that a recipe does not set it.
-_GIVEN = frozenset("self model tokenizer train output_dir tuner validation log resume seed config_overrides".split())
+_GIVEN = frozenset(
+    "self model tokenizer train output_dir tuner validation log resume seed".split()  # noqa: SIM905
+)
+# What people call these elsewhere, too far from our names for the nearest match.
+_KNOWN_AS = {
+    "rank": "r",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "targets": "target_modules",
+    "lr": "learning_rate",
+}
 
 
 def check(loaded: LoadedRecipe) -> list[Problem]:
     """Return what is wrong with the methods and parameters that a recipe names; an empty list if nothing is.
 
-    Every arm of ``compare`` is checked. Imports the modules of the named methods, and PEFT or TRL when the recipe
-    sets a parameter of theirs.
+    Every arm of ``compare`` is checked. Imports the modules of the named methods, and PEFT or TRL when the
+    recipe sets a parameter of theirs.
     """
     problems: dict[str, Problem] = {}
     arms = expand(loaded.recipe)
     for arm in arms:
-        prefix = f"arm '{arm.name}': " if len(arms) > 1 else ""
         for path, family, spec in _blocks(arm.recipe):
             for key, message in _faults(family, spec):
-                problem = loaded.problem(prefix + message, (*path, *([key] if key else [])))
-                problems.setdefault(message, problem)
+                if message in problems:
+                    continue
+                prefix = (
+                    f"arm '{arm.name}': " if len(arms) > 1 and path[0] in ("select", "tuner", "train") else ""
+                )
+                place = (*path, *([key] if key else []))
+                if place not in loaded.positions and (axis := ".".join(map(str, place))) in _axes(
+                    loaded.recipe
+                ):
+                    place = ("compare", axis)
+                problems[message] = loaded.problem(prefix + message, place)
     return list(problems.values())
 
 
-def _blocks(recipe: Recipe) -> list[tuple[tuple[str | int, ...], str, MethodSpec]]:
-    blocks: list[tuple[tuple[str | int, ...], str, MethodSpec]] = []
+def _axes(recipe: Recipe) -> dict[str, list[Any]]:
+    return recipe.compare.axes if recipe.compare else {}
+
+
+def _blocks(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], str, MethodSpec]]:
     for family in ("curate", "evaluate", "audit"):
-        blocks += [((family, i), family, spec) for i, spec in enumerate(getattr(recipe, family))]
+        for i, spec in enumerate(getattr(recipe, family)):
+            yield (family, i), family, spec
     for family in ("select", "train"):
         spec = getattr(recipe, family)
         if spec is not None:
-            blocks.append(((family,), family, spec))
+            yield (family,), family, spec
     if recipe.train is not None:
-        blocks.append((("tuner",), "tuner", recipe.tuner))
-    return blocks
+        yield ("tuner",), "tuner", recipe.tuner
 
 
-def _faults(family: str, spec: MethodSpec) -> list[tuple[str | None, str]]:
-    """Return (key, message) for the method's name and each of its parameters."""
+def _faults(family: str, spec: MethodSpec) -> Iterator[tuple[str | None, str]]:
+    """Yield (key, message) for the method's name and each of its parameters."""
+    if family == "tuner" and spec.type in ("full", "lora") and not spec.parameters:
+        return  # the two most used need no import of PEFT (15 s)
     try:
-        if family == "tuner" and spec.type in ("full", "lora") and not spec.parameters:
-            return []  # the two most used need no import of PEFT (15 s)
-        valid = valid_parameters(family, spec.type)
+        valid, required = parameters_of(family, spec.type)
     except UnknownNameError as error:
-        return [("type", str(error))]
+        yield "type", str(error)
+        return
     except TunesmithError as error:
-        return [(None, str(error))]
+        yield None, str(error)
+        return
     own = set(type(spec).model_fields)
-    return [
-        (
-            key,
-            f"unknown key '{key}' in {family} of type '{spec.type}'.{nearest(key, {*valid, *own})} "
-            f"Valid keys: {', '.join(sorted({*valid, *own}))}.",
-        )
-        for key in spec.parameters
-        if key not in valid
-    ]
+    renamed, ours = _special(family, spec.type)
+    unknown = False
+    for key in spec.parameters:
+        if key in renamed:
+            yield key, f"the key '{key}' is called '{renamed[key]}' in a recipe."
+        elif key in ours:
+            yield key, f"the key '{key}' is set by tunesmith itself; leave it out of {family}."
+        elif key not in valid:
+            unknown = True
+            names = {*valid, *own}
+            known = _KNOWN_AS.get(key)
+            hint = f" Did you mean '{known}'?" if known in names else nearest(key, names)
+            yield (
+                key,
+                f"unknown key '{key}' in {family} of type '{spec.type}'.{hint} "
+                f"Valid keys: {', '.join(sorted(names))}.",
+            )
+    for key in sorted(required - set(spec.parameters)):
+        yield None, f"the key '{key}' is missing in {family} of type '{spec.type}'."
+    if family == "tuner" and spec.parameters and not unknown and spec.type != "full":
+        yield from _refused(spec)
 
 
-def valid_parameters(family: str, name: str) -> set[str]:
-    """Return the parameters that a recipe may set for a method.
+def _refused(spec: MethodSpec) -> Iterator[tuple[str | None, str]]:
+    """Yield what PEFT itself says against the values."""
+    from tunesmith.tuners import peft_config
+
+    try:
+        peft_config(spec.type, **spec.parameters)
+    except TunesmithError as error:
+        yield None, str(error)
+
+
+def parameters_of(family: str, name: str) -> tuple[set[str], set[str]]:
+    """Return the parameters that a recipe may set for a method, and those that it must.
+
+    Args:
+        family: ``"select"``, ``"curate"``, ``"train"``, ``"evaluate"``, ``"audit"`` or ``"tuner"``.
+        name: the method within it; for ``"tuner"`` ``"full"`` or a PEFT type in lower case.
 
     Raises:
         UnknownNameError: there is no such method.
+        TunesmithError: the method's package cannot be imported.
     """
     if family == "tuner":
-        return valid_tuner(name)
-    if family == "curate" and not methods.names("curate.*"):
-        raise UnknownNameError("method", f"curate.{name}", [])
+        return _tuner_fields(name), set()
     target = methods.get(f"{family}.{name}")
     signature = inspect.signature(target.__init__ if inspect.isclass(target) else target)
-    valid = set(signature.parameters) - _GIVEN
-    if any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()) and family == "train":
+    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    named = {
+        p.name: p for p in signature.parameters.values() if p.kind not in variable and p.name not in _GIVEN
+    }
+    valid = set(named)
+    if family == "train" and any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
         from trl import SFTConfig
 
-        valid |= {field.name for field in dataclasses.fields(SFTConfig) if field.init}
-    return valid
+        renamed, ours = _special(family, name)
+        valid |= {field.name for field in dataclasses.fields(SFTConfig) if field.init} - ours - set(renamed)
+    return valid, {p.name for p in named.values() if p.default is p.empty}
 
 
-def valid_tuner(name: str) -> set[str]:
-    """Return the fields of a PEFT method's config; none for full tuning.
-
-    Raises:
-        UnknownNameError: PEFT has no such method.
-    """
+def _tuner_fields(name: str) -> set[str]:
     if name == "full":
         return set()
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    configs = {kind.value.lower(): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    configs = {str(kind.value).lower(): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     if name not in configs:
         raise UnknownNameError("tuner", name, [*configs, "full"])
     return {field.name for field in dataclasses.fields(configs[name]) if field.init}
+
+
+def _special(family: str, name: str) -> tuple[dict[str, str], frozenset[str]]:
+    """Return the fields of TRL's config that have a name of our own, and those that are not the user's."""
+    if (family, name) != ("train", "sft"):
+        return {}, frozenset()
+    from tunesmith.trainers.sft import OURS, RENAMED
+
+    return RENAMED, OURS - {"max_length"}  # max_length is a key of the train block itself

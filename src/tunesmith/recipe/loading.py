@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import product
@@ -15,12 +15,13 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tunesmith.core.errors import ConfigError, nearest, shorten
+from tunesmith.recipe.overrides import Override, Path_, dotted, parse_override, set_path
 from tunesmith.recipe.schema import Recipe
 
-__all__ = ["Arm", "LoadedRecipe", "Problem", "expand", "load", "lock", "set_path"]
+__all__ = ["Arm", "LoadedRecipe", "Problem", "expand", "load", "lock"]
 
-Path_ = tuple[str | int, ...]
 Positions = dict[Path_, tuple[int, int]]
+NODES = 100_000  # values in a recipe; nested aliases of a few lines can stand for billions
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,18 @@ class LoadedRecipe:
         source: the file's name, or None for a recipe made in Python.
         positions: key path -> (line, column), counted from 1.
         values: the recipe as written, with the overrides applied.
+        overrides: those that were applied, in order.
     """
 
     recipe: Recipe
     source: str | None = None
     positions: Positions = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    overrides: tuple[Override, ...] = ()
 
     def problem(self, message: str, path: Path_) -> Problem:
         """Return a problem at ``path``, or at the nearest parent whose place is known."""
-        line, column = _position(self.positions, path)
-        return Problem(message, self.source, line, column)
+        return _problem(message, path, self.source, self.positions, self.overrides)
 
 
 @dataclass(frozen=True)
@@ -66,26 +68,38 @@ class Arm:
     recipe: Recipe
 
 
-def load(recipe: Recipe | str | os.PathLike[str], overrides: Sequence[str] = ()) -> LoadedRecipe:
+def load(
+    recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str], overrides: Sequence[str] = ()
+) -> LoadedRecipe:
     """Read and validate a recipe.
 
     Args:
-        recipe: path of a YAML file, YAML text (anything with a line break), or a `Recipe`.
-        overrides: ``"select.budget=10%"``, ``"evaluate.0.max_new_tokens=32"``; values are read as YAML.
+        recipe: path of a YAML file, YAML text (anything with a line break), a mapping as YAML would give it,
+            or a `Recipe`.
+        overrides: ``"select.budget=10%"``, ``"evaluate.0.max_new_tokens=32"``,
+            ``"compare.select.type=[random, mig]"``; values are read as YAML.
 
     Raises:
         ConfigError: everything that is wrong, one line each with file, line and column.
     """
+    source, positions = None, {}
     if isinstance(recipe, Recipe):
-        values, source, positions = recipe.model_dump(exclude_unset=True), None, {}
+        values = recipe.model_dump(exclude_unset=True)
+    elif isinstance(recipe, Mapping):
+        values = deepcopy(dict(recipe))
     else:
         text, source = _text(recipe)
         values, positions = _parse(text, source)
-    for override in overrides:
-        path, value = _override(override)
-        set_path(values, path, value, f"override '{override}'")
-        positions = {p: at for p, at in positions.items() if p[: len(path)] != path}
-    return LoadedRecipe(_validate(values, source, positions), source, positions, values)
+    applied = tuple(parse_override(text) for text in overrides)
+    for override in applied:
+        set_path(values, override.path, override.value, override.what)
+    valid = _validate(values, source, positions, applied)
+    loaded = LoadedRecipe(valid, source, positions, values, applied)
+    try:
+        expand(valid)
+    except ConfigError as error:
+        raise ConfigError(str(loaded.problem(str(error), ("compare",)))) from None
+    return loaded
 
 
 def _text(recipe: str | os.PathLike[str]) -> tuple[str, str | None]:
@@ -103,30 +117,51 @@ def _text(recipe: str | os.PathLike[str]) -> tuple[str, str | None]:
 
 def _parse(text: str, source: str | None) -> tuple[dict[str, Any], Positions]:
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.reader import ReaderError
 
     try:
         tree = YAML(typ="rt").load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        message = str(error.problem or error).split("\n")[0]
+    except ReaderError as error:
+        line, column = (
+            text.count("\n", 0, error.position) + 1,
+            error.position - text.rfind("\n", 0, error.position),
+        )
+        message = f"the character {error.character!r} is not permitted in YAML."
+        raise ConfigError(message, source=source, line=line, column=column) from error
+    except YAMLError as error:
+        mark, message = None, str(error).split("\n")[0]
+        if isinstance(error, MarkedYAMLError):
+            mark = error.problem_mark or error.context_mark
+            message = str(error.problem or error).split("\n")[0]
         raise ConfigError(
-            message,
+            f"this is not YAML: {message}",
             source=source,
             line=None if mark is None else mark.line + 1,
             column=None if mark is None else mark.column + 1,
         ) from error
     if not isinstance(tree, dict):
-        raise ConfigError("A recipe is a mapping of stages (data:, select:, train:, …).", source=source, line=1)
+        raise ConfigError(
+            "A recipe is a mapping of stages (data:, select:, train:, …).", source=source, line=1
+        )
     positions: Positions = {}
     return _plain(tree, (), positions), positions
 
 
 def _plain(node: Any, path: Path_, positions: Positions) -> Any:
-    """Return ruamel's tree as plain values, noting where each key stands."""
+    """Return ruamel's tree as plain values, noting where each key stands.
+
+    Raises:
+        ConfigError: an alias contains itself, or aliases multiply beyond `NODES`.
+    """
+    if len(positions) > NODES or len(path) > 50:
+        raise ConfigError(
+            f"the recipe has more than {NODES:,} values or 50 levels; an alias may contain itself."
+        )
     if isinstance(node, dict):
         for key in node:
-            line, column = node.lc.key(key)
+            # a key merged by << stands elsewhere: the mapping's own place is the nearest
+            line, column = node.lc.key(key) if key in node.lc.data else (node.lc.line, node.lc.col)
             positions[(*path, str(key))] = (line + 1, column + 1)
         return {str(key): _plain(value, (*path, str(key)), positions) for key, value in node.items()}
     if isinstance(node, list):
@@ -140,57 +175,29 @@ def _plain(node: Any, path: Path_, positions: Positions) -> Any:
     return node
 
 
-def _override(text: str) -> tuple[Path_, Any]:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"An override reads key.sub=value; got '{shorten(text)}'.")
-    try:
-        parsed = YAML(typ="safe").load(io.StringIO(value))
-    except YAMLError:
-        parsed = value
-    return tuple(int(part) if part.isdigit() else part for part in key.strip().split(".")), parsed
-
-
-def set_path(values: dict[str, Any], path: Path_, value: Any, what: str) -> None:
-    """Set a dotted key in nested plain values, making the mappings on the way.
-
-    Raises:
-        ConfigError: the path leads through something that has no keys, or past the end of a list.
-    """
-    node: Any = values
-    for i, key in enumerate(path):
-        last = i == len(path) - 1
-        if isinstance(node, list) and isinstance(key, int) and key < len(node):
-            if last:
-                node[key] = value
-            else:
-                node = node[key]
-        elif isinstance(node, dict) and isinstance(key, str):
-            if last:
-                node[key] = value
-            else:
-                if node.get(key) is None:
-                    node[key] = {}
-                node = node[key]
-        else:
-            where = ".".join(map(str, path[:i]))
-            size = f" of {len(node)} items" if isinstance(node, list) else ""
-            raise ConfigError(f"{what}: '{where}' is a {type(node).__name__}{size} and has no '{key}'.")
-
-
-def _validate(values: dict[str, Any], source: str | None, positions: Positions) -> Recipe:
+def _validate(
+    values: dict[str, Any], source: str | None, positions: Positions, overrides: tuple[Override, ...] = ()
+) -> Recipe:
     try:
         return Recipe.model_validate(deepcopy(values))
     except ValidationError as error:
-        lines = []
-        for item in error.errors():
-            line, column = _position(positions, item["loc"])
-            problem = Problem(_phrase(item), source, line, column)
-            lines.append(((line or 0, column or 0), str(problem)))
-        raise ConfigError("\n".join(text for _, text in sorted(lines))) from None
+        problems = [
+            _problem(_phrase(item), item["loc"], source, positions, overrides)
+            for item in error.errors(include_url=False)
+        ]
+        problems.sort(key=lambda p: (p.line or 0, p.column or 0))
+        raise ConfigError("\n".join(map(str, problems))) from None
+
+
+def _problem(
+    message: str, path: Path_, source: str | None, positions: Positions, overrides: tuple[Override, ...]
+) -> Problem:
+    """Return a problem with the place in the file, or with the override that caused it."""
+    for override in reversed(overrides):
+        if path[: len(override.path)] == override.path:
+            return Problem(message, override.what)
+    line, column = _position(positions, path)
+    return Problem(message, source, line, column)
 
 
 def _position(positions: Positions, path: Path_) -> tuple[int | None, int | None]:
@@ -208,13 +215,20 @@ def _phrase(item: Any) -> str:
     name = ".".join(map(str, path))
     if kind == "extra_forbidden":
         valid = _keys_at(path[:-1])
-        return f"unknown key '{path[-1]}' in {where}.{nearest(str(path[-1]), valid)} Valid keys: {', '.join(valid)}."
+        hint = nearest(str(path[-1]), valid)
+        return f"unknown key '{path[-1]}' in {where}.{hint} Valid keys: {', '.join(valid)}."
     if kind == "missing":
         return f"the key '{path[-1]}' is missing in {where}."
     if kind == "value_error":
         return str(item["ctx"]["error"])
-    expected = re.sub(r"^(Input should be|Value should have) ?", "", item["msg"])
-    return f"The '{name}' key must be {expected}. Got {got} instead."
+    if kind in ("model_type", "dict_type", "model_attributes_type"):
+        expected = "a mapping of keys"
+    else:
+        expected = re.sub(r"^(Input should be|Value should have) ?", "", item["msg"])
+    hint = ""
+    if kind == "literal_error":
+        hint = nearest(str(item["input"]), re.findall(r"'([^']*)'", expected))
+    return f"The '{name}' key must be {expected}. Got {got} instead.{hint}"
 
 
 def _keys_at(path: Sequence[str | int]) -> list[str]:
@@ -250,20 +264,18 @@ def expand(recipe: Recipe) -> list[Arm]:
     arms = []
     names = [_safe("+".join(map(str, combination))) for combination in product(*axes.values())]
     for unknown in set(recipe.compare.overrides) - set(names):
-        raise ConfigError(f"compare.overrides names no arm '{unknown}'.{nearest(unknown, names)} Arms: {', '.join(names)}.")
+        raise ConfigError(
+            f"compare.overrides names no arm '{unknown}'.{nearest(unknown, names)} Arms: {', '.join(names)}."
+        )
     for name, combination in zip(names, product(*axes.values()), strict=True):
         mine = deepcopy(values)
         settings = dict(zip(axes, combination, strict=True)) | (compare.get("overrides") or {}).get(name, {})
         for key, value in settings.items():
-            set_path(mine, _dotted(key), value, f"compare.{key}")
+            set_path(mine, dotted(key), value, f"compare.{key}")
         arms.append(Arm(name, _validate(mine, f"arm '{name}'", {})))
     if len(set(names)) < len(names):
         raise ConfigError(f"compare has two arms of one name: {', '.join(names)}.")
     return arms
-
-
-def _dotted(key: str) -> Path_:
-    return tuple(int(part) if part.isdigit() else part for part in key.split("."))
 
 
 def _safe(name: str) -> str:
@@ -279,7 +291,17 @@ def lock(loaded: LoadedRecipe, hashes: dict[str, str]) -> str:
     from ruamel.yaml import YAML
 
     versions = {"python": platform.python_version()}
-    for name in ("tunesmith", "torch", "transformers", "peft", "trl", "datasets", "sentence-transformers", "scikit-learn", "numpy"):
+    for name in (
+        "tunesmith",
+        "torch",
+        "transformers",
+        "peft",
+        "trl",
+        "datasets",
+        "sentence-transformers",
+        "scikit-learn",
+        "numpy",
+    ):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
@@ -288,5 +310,7 @@ def lock(loaded: LoadedRecipe, hashes: dict[str, str]) -> str:
     yaml = YAML(typ="safe")
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.dump({"recipe": loaded.recipe.model_dump(mode="json"), "versions": versions, "hashes": hashes}, stream)
+    yaml.dump(
+        {"recipe": loaded.recipe.model_dump(mode="json"), "versions": versions, "hashes": hashes}, stream
+    )
     return stream.getvalue()

@@ -76,6 +76,7 @@ def run(
     if problems:
         raise ConfigError("\n".join(str(problem) for problem in problems))
     directory = RunDirectory(output)
+    _silence_bars()
     with directory.lock():
         log = EventLog(directory.path / "events.jsonl", list(listeners))
         log.emit("run", status="started", name=loaded.recipe.name, version=__version__)
@@ -234,6 +235,15 @@ def _source_hashes(recipe: Recipe) -> dict[str, str]:
     if scorer is not None:
         hashes["scorer"] = model_fingerprint(scorer)
     return hashes
+
+
+def _silence_bars() -> None:
+    """Switch off the libraries' own progress bars; the event log reports instead."""
+    import datasets
+    from transformers.utils import logging
+
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
 
 
 def _report(directory: RunDirectory) -> Path:

@@ -17,7 +17,7 @@ from tunesmith import methods
 from tunesmith.core.events import EventLog
 from tunesmith.core.files import atomic_dir, atomic_open, read_json, write_json
 from tunesmith.core.seeds import child_seed
-from tunesmith.recipe.schema import Recipe
+from tunesmith.recipe.schema import Recipe, TrainSpec
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -285,13 +285,27 @@ def build_train(work: Work, folder: Path, selection: Path, seed: int) -> dict[st
 
 def _validation(work: Work) -> Dataset | None:
     from tunesmith.data import read
+
+    spec = work.recipe.data
+    if spec.validation is None:
+        return None
+    return _encoded(
+        work, read(spec.validation, format=spec.format, columns=spec.columns or None, log=work.log).dataset
+    )
+
+
+def _encoded(work: Work, rows: Dataset) -> Dataset:
+    """Tokenise held-out rows as the training rows are (as the default training where the recipe has none)."""
     from tunesmith.data.preflight import encode_dataset
 
-    spec, train = work.recipe.data, work.recipe.train
-    if spec.validation is None or train is None:
-        return None
-    rows = read(spec.validation, format=spec.format, columns=spec.columns or None, log=work.log).dataset
-    return encode_dataset(rows, work.tokenizer, max_length=train.max_length, loss=train.loss)[0]
+    train = work.recipe.train or TrainSpec()
+    encoded, report = encode_dataset(rows, work.tokenizer, max_length=train.max_length, loss=train.loss)
+    if report.n_dropped or report.n_truncated:
+        work.log.warn(
+            f"Of {report.n_rows} held-out rows {report.n_dropped} cannot be scored and {report.n_truncated} are cut "
+            f"at {train.max_length} tokens."
+        )
+    return encoded
 
 
 def build_evaluate(work: Work, folder: Path, tuned: Path | None) -> dict[str, Any]:
@@ -314,7 +328,7 @@ def build_evaluate(work: Work, folder: Path, tuned: Path | None) -> dict[str, An
                         stream.write(json.dumps({"index": i, "prediction": answer}, ensure_ascii=False) + "\n")
             result = metric.compute(predictions=answers, references=rows)
         else:
-            result = metric.evaluate(model, work.tokenizer, work.test)
+            result = metric.evaluate(model, work.tokenizer, _encoded(work, work.test))
         scores[name] = {
             "value": result[metric.name],
             "scores": result["scores"],

@@ -105,9 +105,9 @@ class RunDirectory:
             with suppress(OSError):
                 log.emit("stage", stage=name, status="failed", error=f"{type(error).__name__}: {error}")
             raise
-        seconds = round(time.monotonic() - begin, 2)
-        write_json(path / DONE, {"key": key, "seconds": seconds, **facts})
-        log.emit("stage", stage=name, status="finished", seconds=seconds, **facts)
+        facts = {**facts, "seconds": round(time.monotonic() - begin, 2)}
+        write_json(path / DONE, {**facts, "key": key})
+        log.emit("stage", **{**facts, "stage": name, "status": "finished"})
         return key
 
 
