@@ -19,15 +19,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "chain_sum": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1},
     "products": {"min_digits": 1, "max_digits": 1},
     "letter_counting": {"min_words": 3, "max_words": 5},
-    "sentence_reordering": {"min_words_in_sentence": 3, "max_words_in_sentence": 5},
     "number_filtering": {"min_numbers": 2, "max_numbers": 4, "max_decimals": 0},
     "needle_haystack": {"min_num_statements": 3, "max_num_statements": 3},
-    "family_relationships": {"min_family_size": 3, "max_family_size": 4},
     "syllogism": {},
     "number_sequence": {"min_terms": 4, "max_terms": 5, "max_complexity": 1},
     "gcd": {"max_value": 60},
-    "lcm": {"max_value": 12},
-    "calendar_arithmetic": {},
 }
 OTHER_FAMILIES: dict[str, dict[str, Any]] = {
     "coin_flip": {},

@@ -44,12 +44,12 @@ class Mix:
         validation_rows: rows of ``validation``.
     """
 
-    rows: int = 480
+    rows: int = 400
     duplicates: float = 0.25
     corrupted: float = 0.25
     off_topic: float = 0.15
     calls: float = 0.5
-    test_rows: int = 120
+    test_rows: int = 100
     validation_rows: int = 40
 
 
