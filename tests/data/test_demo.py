@@ -118,12 +118,15 @@ def test_duplicates_copy_a_clean_row_of_the_pool(sets):
     for row in rows:
         if row["defect"] != "duplicate":
             continue
-        originals = [c for c in clean if answer(c) == answer(row) and c["task"] == row["task"]]
-        assert len(originals) == 1
-        copy, original = question(row), question(originals[0])
-        kinds[
-            "exact" if copy == original else "respaced" if plain(copy) == plain(original) else "reworded"
-        ] += 1
+        same = [question(c) for c in clean if (answer(c), c["task"]) == (answer(row), row["task"])]
+        copy = question(row)
+        if copy in same:
+            kinds["exact"] += 1
+        elif plain(copy) in map(plain, same):
+            kinds["respaced"] += 1
+        else:  # an opening before or a closing behind the request, everything else as it was
+            assert any(set(text.split()) <= set(copy.split()) for text in same)
+            kinds["reworded"] += 1
     assert sum(kinds.values()) == 100
     assert min(kinds["exact"], kinds["respaced"], kinds["reworded"]) == 33
 
