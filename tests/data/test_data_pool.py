@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (messages are compared whole)
 from __future__ import annotations
 
 import math
@@ -361,3 +362,23 @@ def test_minilm_and_its_word_table_find_the_topic(tmp_path: Path) -> None:
         vectors = pool.feature("embedding", encoder=encoder)
         assert vectors.shape == (3, 384)
         assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + margin
+
+
+@pytest.mark.slow
+def test_the_static_encoder_is_the_centred_mean_of_word_pieces(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+    from tokenizers import Tokenizer
+
+    from tunesmith.engine.models import resolve_encoder
+
+    texts = ["Unbelievable!  Don't\tpanic, 中文 café", "", "a b a"]
+    got = Pool(Dataset.from_dict({"text": texts}), encoder="static", cache=tmp_path).feature("embedding")
+    folder = Path(resolve_encoder("minilm"))
+    table = load_file(str(folder / "model.safetensors"))["embeddings.word_embeddings.weight"]
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    for i in (0, 2):
+        ids = tokenizer.encode(texts[i], add_special_tokens=False).ids
+        mean = (table - table.mean(axis=0))[ids].mean(axis=0)
+        np.testing.assert_allclose(got[i], mean / np.linalg.norm(mean), atol=1e-5)
+    assert not got[1].any()

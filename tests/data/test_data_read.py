@@ -156,6 +156,25 @@ def test_a_dataset_is_read_again(tmp_path: Path, write_jsonl: Write) -> None:
     assert error_of(7) == "a data source must be a path, a Hub id or a datasets.Dataset, not int."
 
 
+def test_a_demo_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.data import demo
+
+    rows = [
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": str(i)}]}
+        for i in range(5)
+    ]
+    monkeypatch.setattr(
+        demo, "load", lambda name: Dataset.from_list(rows) if name == "messy" else None, raising=False
+    )
+    result = read("demo:messy", max_rows=3)
+    assert answers(result.dataset) == ["0", "1", "2"]
+    assert (result.report.format, result.report.n_kept) == ("messages", 3)
+    assert result.report.how == [
+        "demo:messy is a built-in set of 5 conversations.",
+        "The first row reads: user: q | assistant: 0",
+    ]
+
+
 # -- what the report says --
 
 

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +95,30 @@ def test_messages_of_errors(tmp_path: Path) -> None:
         match=r"The 'function' parameter of map_rows must be a callable that returns shape \(3,\)\. Got",
     ):
         map_rows(lambda i: i[:2], 3, tmp_path)
+
+
+def test_a_killed_process_continues_and_equals_a_straight_run(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        """
+        import os, signal, sys
+        from tunesmith.engine.local import map_rows
+
+        def work(indices):
+            if indices[0] == int(sys.argv[2]):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return indices ** 3
+
+        map_rows(work, 50, sys.argv[1], dtype="float64", chunk=10)
+        """
+    )
+    folder = tmp_path / "killed"
+    run = [sys.executable, "-c", script, str(folder)]
+    assert subprocess.run([*run, "30"], check=False).returncode == -signal.SIGKILL
+    assert sorted(p.name for p in folder.glob("rows-*")) == [
+        "rows-0-10.npy",
+        "rows-10-20.npy",
+        "rows-20-30.npy",
+    ]
+    subprocess.run([*run, "-1"], check=True)
+    map_rows(lambda i: i**3, 50, tmp_path / "straight", dtype=np.float64, chunk=10)
+    assert (folder / "rows.npy").read_bytes() == (tmp_path / "straight" / "rows.npy").read_bytes()

@@ -285,8 +285,8 @@ def _message(message: Any, notes: set[str]) -> dict[str, str]:
         raise BadRow("a message has no content")
     if not isinstance(content, str):
         raise BadRow("a message's content must be text", f"it is a {type(content).__name__}")
-    more = [k for k, v in message.items() if k not in _MESSAGE_KEYS and v is not None]
-    if more:
+    if len(message) > 2:
+        more = [k for k, v in message.items() if k not in _MESSAGE_KEYS and v is not None]
         notes.update(f"the key '{key}' of messages was left out" for key in more)
     return {"role": known, "content": content}
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 __all__ = ["ColumnSpool", "to_array"]
 
+_TEXTS = pa.list_(pa.string())
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -133,6 +134,8 @@ def _kind(value: Any) -> pa.DataType | None:
     if isinstance(value, str):
         return pa.string()
     if isinstance(value, (list, tuple)):
+        if all(type(item) is str for item in value) and value:
+            return _TEXTS
         inside: pa.DataType | None = pa.null()
         for item in value:
             inside = _unify(inside, _kind(item))
