@@ -43,8 +43,8 @@ class Selector(BaseEstimator):
     """Base of the offline selectors.
 
     A subclass stores its parameters untouched in ``__init__``, sets ``n_rows_`` in ``fit`` and implements
-    `_pick`. After `select`, ``indices_`` holds the picks in order and ``scores_`` one float per row of the pool
-    (what the method ranked by; NaN for rows it did not score).
+    `_pick`. After `select`, ``indices_`` holds the picks in order and ``scores_`` one float per row of the
+    pool (what the method ranked by; NaN for rows it did not score).
 
     Attributes:
         requires: names of the features that `fit` needs as keywords; ``"embedding"`` is passed as ``X``.
