@@ -24,10 +24,10 @@ from tunesmith.data._text_rows import raw_lines
 from tunesmith.data.reader import ReadResult
 from tunesmith.data.sources import FileSource, TableSource, find_sources
 
-__all__ = ["write_subset"]
+__all__ = ["WRITERS", "write_subset"]
 
 _CHUNK = 2000
-_WRITERS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+WRITERS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
 def write_subset(
@@ -61,8 +61,8 @@ def write_subset(
     target = Path(out)
     if order not in ("chosen", "file"):
         raise ParameterError("order", write_subset, "'chosen' or 'file'", order)
-    if target.suffix.lower() not in _WRITERS:
-        raise ParameterError("out", write_subset, "a path that ends in " + ", ".join(_WRITERS), str(out))
+    if target.suffix.lower() not in WRITERS:
+        raise ParameterError("out", write_subset, "a path that ends in " + ", ".join(WRITERS), str(out))
     chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
     if len(np.unique(chosen)) != len(chosen):
         raise ParameterError("indices", write_subset, "row numbers that are each named once", "some twice")

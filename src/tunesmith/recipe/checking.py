@@ -12,7 +12,7 @@ from tunesmith.core.errors import TunesmithError, UnknownNameError, nearest
 from tunesmith.recipe.loading import LoadedRecipe, Problem, expand
 from tunesmith.recipe.schema import MethodSpec, Recipe
 
-__all__ = ["check", "parameters_of"]
+__all__ = ["Parameters", "check", "parameters_of"]
 
 # What the runner passes itself, so that a recipe does not set it.
 _GIVEN = frozenset(
@@ -26,6 +26,26 @@ _KNOWN_AS = {
     "targets": "target_modules",
     "lr": "learning_rate",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """What a recipe may set for a method.
+
+    Attributes:
+        named: the method's own parameters.
+        required: those of them that have no default.
+        passed_on: further names that the method hands to a library.
+        passed_to: what takes them, in words.
+    """
+
+    named: frozenset[str]
+    required: frozenset[str] = frozenset()
+    passed_on: frozenset[str] = frozenset()
+    passed_to: str = ""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.named or name in self.passed_on
 
 
 def check(loaded: LoadedRecipe) -> list[Problem]:
@@ -74,7 +94,7 @@ def _faults(family: str, spec: MethodSpec) -> Iterator[tuple[str | None, str]]:
     if family == "tuner" and spec.type in ("full", "lora") and not spec.parameters:
         return  # the two most used need no import of PEFT (15 s)
     try:
-        valid, required = parameters_of(family, spec.type)
+        valid = parameters_of(family, spec.type)
     except UnknownNameError as error:
         yield "type", str(error)
         return
@@ -91,15 +111,16 @@ def _faults(family: str, spec: MethodSpec) -> Iterator[tuple[str | None, str]]:
             yield key, f"the key '{key}' is set by tunesmith itself; leave it out of {family}."
         elif key not in valid:
             unknown = True
-            names = {*valid, *own}
+            names = {*valid.named, *own}
             known = _KNOWN_AS.get(key)
-            hint = f" Did you mean '{known}'?" if known in names else nearest(key, names)
+            hint = f" Did you mean '{known}'?" if known in names else nearest(key, names | valid.passed_on)
+            more = f", and {valid.passed_to}" if valid.passed_to else ""
             yield (
                 key,
                 f"unknown key '{key}' in {family} of type '{spec.type}'.{hint} "
-                f"Valid keys: {', '.join(sorted(names))}.",
+                f"Valid keys: {', '.join(sorted(names))}{more}.",
             )
-    for key in sorted(required - set(spec.parameters)):
+    for key in sorted(valid.required - set(spec.parameters) - own):
         yield None, f"the key '{key}' is missing in {family} of type '{spec.type}'."
     if family == "tuner" and spec.parameters and not unknown and spec.type != "full":
         yield from _refused(spec)
@@ -115,8 +136,8 @@ def _refused(spec: MethodSpec) -> Iterator[tuple[str | None, str]]:
         yield None, str(error)
 
 
-def parameters_of(family: str, name: str) -> tuple[set[str], set[str]]:
-    """Return the parameters that a recipe may set for a method, and those that it must.
+def parameters_of(family: str, name: str) -> Parameters:
+    """Return the parameters that a recipe may set for a method.
 
     Args:
         family: ``"select"``, ``"curate"``, ``"train"``, ``"evaluate"``, ``"audit"`` or ``"tuner"``.
@@ -127,31 +148,32 @@ def parameters_of(family: str, name: str) -> tuple[set[str], set[str]]:
         TunesmithError: the method's package cannot be imported.
     """
     if family == "tuner":
-        return _tuner_fields(name), set()
+        return Parameters(_tuner_fields(name))
     target = methods.get(f"{family}.{name}")
     signature = inspect.signature(target.__init__ if inspect.isclass(target) else target)
     variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    named = {
-        p.name: p for p in signature.parameters.values() if p.kind not in variable and p.name not in _GIVEN
-    }
-    valid = set(named)
-    if family == "train" and any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
-        from trl import SFTConfig
+    every = signature.parameters.values()
+    named = {p.name: p for p in every if p.kind not in variable and p.name not in _GIVEN}
+    required = frozenset(p.name for p in named.values() if p.default is p.empty)
+    if family != "train" or not any(p.kind is p.VAR_KEYWORD for p in every):
+        return Parameters(frozenset(named), required)
+    from trl import SFTConfig
 
-        renamed, ours = _special(family, name)
-        valid |= {field.name for field in dataclasses.fields(SFTConfig) if field.init} - ours - set(renamed)
-    return valid, {p.name for p in named.values() if p.default is p.empty}
+    renamed, ours = _special(family, name)
+    fields = {field.name for field in dataclasses.fields(SFTConfig) if field.init}
+    passed_on = frozenset(fields - ours - renamed.keys() - _GIVEN)
+    return Parameters(frozenset(named), required, passed_on, "the fields of trl.SFTConfig")
 
 
-def _tuner_fields(name: str) -> set[str]:
+def _tuner_fields(name: str) -> frozenset[str]:
     if name == "full":
-        return set()
+        return frozenset()
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     configs = {str(kind.value).lower(): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     if name not in configs:
         raise UnknownNameError("tuner", name, [*configs, "full"])
-    return {field.name for field in dataclasses.fields(configs[name]) if field.init}
+    return frozenset(field.name for field in dataclasses.fields(configs[name]) if field.init)
 
 
 def _special(family: str, name: str) -> tuple[dict[str, str], frozenset[str]]:

@@ -86,9 +86,9 @@ class DataSpec(_Strict):
     """Rows for the evaluation; when absent, ``holdout`` of the pool is set aside before anything else."""
     holdout: float = Field(default=0.1, gt=0, lt=1)
     """Share of the pool set aside when ``test`` is absent."""
-    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "preference", "pairs", "text"] = (
-        "auto"
-    )
+    format: Literal[
+        "auto", "messages", "sharegpt", "alpaca", "prompt_completion", "preference", "pairs", "text"
+    ] = "auto"
     """auto reads the format from the rows themselves and shows what it found."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Rename columns before reading: {their_name: our_name}."""
@@ -169,6 +169,7 @@ class PreflightSpec(_Strict):
     """Shares above which the preflight stops the run."""
 
     max_truncated: float = Field(default=0.2, ge=0, le=1)
+    """Rows whose end is cut off at ``train.max_length``."""
     max_dropped: float = Field(default=0.2, ge=0, le=1)
     """Rows without any trained token, or unreadable."""
 
@@ -196,6 +197,7 @@ class CompareSpec(BaseModel):
     baseline: str | None = None
     """The arm that others are compared with; by default ``random`` where it is an arm, else the first."""
     overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Arm -> further dotted keys for it alone."""
 
     @property
     def axes(self) -> dict[str, list[Any]]:
@@ -228,7 +230,9 @@ class Recipe(_Strict):
     tuner: TunerSpec = Field(default_factory=TunerSpec)
     train: TrainSpec | None = None
     evaluate: list[MethodSpec] = Field(default_factory=list)
+    """Metrics on the test rows; the first decides which arm is best."""
     audit: list[MethodSpec] = Field(default_factory=list)
+    """Examinations of the tuned model."""
     preflight: PreflightSpec = Field(default_factory=PreflightSpec)
     export: ExportSpec | None = None
     compare: CompareSpec | None = None

@@ -1,0 +1,1 @@
+"""What the command line does behind its verbs; imported by `tunesmith.cli` when a verb runs."""
