@@ -8,9 +8,8 @@
 #   make docs        build the documentation into site/   make format   let ruff rewrite the sources
 
 PYTHON ?= python3
-# The build of torch. On Linux the package index serves the CUDA build, several gigabytes; on a machine without
-# a GPU, `make TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu" demo` takes the small one.
-# With a GPU, name the build of your CUDA version in the same way.
+# The build of torch, as arguments of `pip install`. On Linux the package index may serve the CUDA build, several
+# gigabytes; a wheel file or an index with the small CPU build, or with that of your CUDA version, goes here.
 TORCH ?= torch==2.13.0
 # Test processes. Each loads torch (about 0.5 GB), so this is not "as many as there are cores".
 WORKERS ?= 2

@@ -10,10 +10,24 @@ from typing import Any
 
 __version__ = "0.1.0.dev0"
 
-_PACKAGES = (
-    "audit cluster curate data engine merge methods metrics models numerics papers recipe select studio trainers "
-    "tuners"
-).split()
+_PACKAGES = [
+    "audit",
+    "cluster",
+    "curate",
+    "data",
+    "engine",
+    "merge",
+    "methods",
+    "metrics",
+    "models",
+    "numerics",
+    "papers",
+    "recipe",
+    "select",
+    "studio",
+    "trainers",
+    "tuners",
+]
 
 __all__ = ["__version__", *_PACKAGES]
 

@@ -16,7 +16,7 @@ from tunesmith.core.errors import ConfigError, DiskFullError, RunDirectoryError
 from tunesmith.core.events import read_events
 from tunesmith.recipe import run, stages
 
-WORDS = "red green blue cat dog bird sun moon star one two three".split()
+WORDS = ["red", "green", "blue", "cat", "dog", "bird", "sun", "moon", "star", "one", "two", "three"]
 
 
 def rows(count: int, seed: int) -> list[dict]:
@@ -24,7 +24,9 @@ def rows(count: int, seed: int) -> list[dict]:
     out = []
     for _ in range(count):
         words = draw.sample(WORDS, 3)
-        out.append({"prompt": f"Repeat: {' '.join(words)} {draw.randrange(10**6)}", "completion": " ".join(words)})
+        out.append(
+            {"prompt": f"Repeat: {' '.join(words)} {draw.randrange(10**6)}", "completion": " ".join(words)}
+        )
     return out
 
 
@@ -92,7 +94,9 @@ def test_killed_at_every_stage_and_continued_equals_the_straight_run(recipe_file
             assert np.array_equal(ours[name], tensor), name
         scores = [json.loads((p / "evaluate/scores.json").read_text()) for p in (mine, theirs)]
         assert scores[0] == scores[1]
-    assert json.loads((output / "compare.json").read_text()) == json.loads((straight / "compare.json").read_text())
+    assert json.loads((output / "compare.json").read_text()) == json.loads(
+        (straight / "compare.json").read_text()
+    )
     ours, reference = (load_file(p / "model/weights/model.safetensors") for p in (output, straight))
     assert all(np.array_equal(ours[name], reference[name]) for name in reference)
     assert "tiny" in (output / "report.html").read_text()
@@ -138,7 +142,7 @@ def test_selection_alone_needs_no_model(select_recipe, tmp_path):
 def test_changed_data_refuses_to_continue(select_recipe, tmp_path, write_jsonl):
     run(select_recipe, tmp_path / "out")
     write_jsonl(tmp_path / "pool.jsonl", rows(21, 2))
-    with pytest.raises(RunDirectoryError, match="The train data changed since the run in .* began"):
+    with pytest.raises(RunDirectoryError, match=r"The train data changed since the run in .* began"):
         run(select_recipe, tmp_path / "out")
 
 
@@ -173,7 +177,7 @@ def test_full_disk_keeps_what_is_finished_and_continues(select_recipe, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(stages, "write_json", full)
         patch.setattr(stages, "build_data", lambda work, folder: full())
-        with pytest.raises(DiskFullError, match="The disk is full: .* Everything finished before is intact"):
+        with pytest.raises(DiskFullError, match=r"The disk is full: .* Everything finished before is intact"):
             run(select_recipe, tmp_path / "out")
     assert run(select_recipe, tmp_path / "out").summary[0]["rows"] == 5
 

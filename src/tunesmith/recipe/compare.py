@@ -34,13 +34,15 @@ def compare_arms(
     Returns:
         One row per arm (the base model first), and the arm with the best first metric.
     """
-    scores = {arm: [_scores(root / "arms" / arm / f"seed-{seed}" / "evaluate") for seed in seeds] for arm in arms}
+    scores = {
+        arm: [_scores(root / "arms" / arm / f"seed-{seed}" / "evaluate") for seed in seeds] for arm in arms
+    }
     base = _scores(root / "arms" / BASE / "evaluate")
     metrics = [spec.type for spec in recipe.evaluate]
     if recipe.compare is not None and metrics and len(seeds) < 3:
         log.warn(
-            f"The comparison stands on {len(seeds)} seed{'s' if len(seeds) > 1 else ''}: its intervals cover the choice "
-            "of test items but hardly that of seeds. Set compare.seeds to at least three for a claim."
+            f"The comparison stands on {len(seeds)} seed{'s' if len(seeds) > 1 else ''}: its intervals cover the "
+            "choice of test items but hardly that of seeds. Set compare.seeds to at least three for a claim."
         )
     baseline = _baseline(recipe, arms)
     table: dict[str, dict[str, Any]] = {}

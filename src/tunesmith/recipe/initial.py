@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
 from tunesmith.recipe import schema
+from tunesmith.recipe.schemas import BLOCKS
 
 if TYPE_CHECKING:
     from tunesmith.data import ReadReport
@@ -26,21 +25,6 @@ SAMPLE = 2000  # rows read to see format and lengths
 CHARACTERS = 4  # per token
 WIDTH = 100
 EMBED_LIMIT = 50_000  # rows that MiniLM embeds on two CPU cores in about half an hour
-
-_MODELS: dict[str, type[BaseModel]] = {
-    "model": schema.ModelSpec,
-    "data": schema.DataSpec,
-    "curate": schema.MethodSpec,
-    "features": schema.FeaturesSpec,
-    "select": schema.SelectSpec,
-    "tuner": schema.TunerSpec,
-    "train": schema.TrainSpec,
-    "evaluate": schema.MethodSpec,
-    "audit": schema.MethodSpec,
-    "preflight": schema.PreflightSpec,
-    "export": schema.ExportSpec,
-    "compare": schema.CompareSpec,
-}
 
 
 @dataclass
@@ -81,7 +65,7 @@ def init_recipe(data: str | os.PathLike[str]) -> str:
     lines += ["#", "#   tunesmith validate RECIPE              check it, with time, memory and disk"]
     lines += ["#   tunesmith run RECIPE output=DIR        run it, or continue it", ""]
     for name, info in schema.Recipe.model_fields.items():
-        if name not in _MODELS:
+        if name not in BLOCKS:
             lines += [
                 *_comment(info.description or ""),
                 f"{name}: {_scalar(values.get(name, info.default))}",
@@ -172,7 +156,7 @@ def _metrics(sight: _Sight) -> list[dict[str, Any]]:
 
 def _block(name: str, value: Any, description: str | None) -> list[str]:
     """Return a stage: what it is, then its keys, or the same as a comment where it is off."""
-    model = _MODELS[name]
+    model = BLOCKS[name]
     lines = list(_comment(description or inspect.cleandoc(model.__doc__ or "")))
     if name in ("curate", "evaluate", "audit"):
         lines += _comment(f"Methods: {', '.join(_names(name)) or 'none is installed yet'}.")
@@ -188,7 +172,7 @@ def _block(name: str, value: Any, description: str | None) -> list[str]:
         if key == "type" and name in ("select", "train"):
             meaning = f"One of {', '.join(_names(name))}."
         elif key == "type" and name == "tuner":
-            meaning = "Its parameters follow as further keys, for example r: 16."
+            meaning += " For example r: 16."
         body += [*(f"  {line}" for line in _comment(meaning)), f"  {key}: {_flow(given)}"]
     body += [
         f"  {key}: {_flow(item)}" for key, item in (value or {}).items() if key not in model.model_fields

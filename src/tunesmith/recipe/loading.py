@@ -82,7 +82,8 @@ def load(
     Raises:
         ConfigError: everything that is wrong, one line each with file, line and column.
     """
-    source, positions = None, {}
+    source: str | None = None
+    positions: Positions = {}
     if isinstance(recipe, Recipe):
         values = recipe.model_dump(exclude_unset=True)
     elif isinstance(recipe, Mapping):
@@ -158,15 +159,16 @@ def _plain(node: Any, path: Path_, positions: Positions) -> Any:
         raise ConfigError(
             f"the recipe has more than {NODES:,} values or 50 levels; an alias may contain itself."
         )
-    if isinstance(node, dict):
+    place = getattr(node, "lc", None)
+    if isinstance(node, dict) and place is not None:
         for key in node:
             # a key merged by << stands elsewhere: the mapping's own place is the nearest
-            line, column = node.lc.key(key) if key in node.lc.data else (node.lc.line, node.lc.col)
+            line, column = place.key(key) if key in place.data else (place.line, place.col)
             positions[(*path, str(key))] = (line + 1, column + 1)
         return {str(key): _plain(value, (*path, str(key)), positions) for key, value in node.items()}
-    if isinstance(node, list):
+    if isinstance(node, list) and place is not None:
         for i in range(len(node)):
-            line, column = node.lc.item(i)
+            line, column = place.item(i)
             positions[(*path, i)] = (line + 1, column + 1)
         return [_plain(value, (*path, i), positions) for i, value in enumerate(node)]
     for kind in (bool, int, float, str):  # ruamel's scalars remember their notation; the values are enough

@@ -16,7 +16,15 @@ from typing import Any
 from tunesmith import __version__
 from tunesmith.core.errors import ConfigError, RunDirectoryError, TunesmithError
 from tunesmith.core.events import EventLog
-from tunesmith.core.files import atomic_open, hash_file, hash_json, hash_text, hash_tree, read_json, write_json
+from tunesmith.core.files import (
+    atomic_open,
+    hash_file,
+    hash_json,
+    hash_text,
+    hash_tree,
+    read_json,
+    write_json,
+)
 from tunesmith.recipe import stages
 from tunesmith.recipe.checking import check
 from tunesmith.recipe.compare import compare_arms
@@ -121,7 +129,12 @@ class _Run:
             self.log,
             "data",
             "data",
-            {**common, "data": recipe.data.model_dump(), "hashes": self.hashes, "split": bool(recipe.evaluate)},
+            {
+                **common,
+                "data": recipe.data.model_dump(),
+                "hashes": self.hashes,
+                "split": bool(recipe.evaluate),
+            },
             partial(stages.build_data, work),
         )
         pool_key = stage(
@@ -202,7 +215,9 @@ class _Run:
             "evaluate": [spec.model_dump() for spec in self.recipe.evaluate],
             "test": self.hashes.get("test") or self.hashes["train"],
         }
-        self.directory.stage(log, "evaluate", folder, inputs, partial(stages.build_evaluate, work, tuned=tuned))
+        self.directory.stage(
+            log, "evaluate", folder, inputs, partial(stages.build_evaluate, work, tuned=tuned)
+        )
 
     def _export(self, arm: str, seed: int) -> None:
         source = f"arms/{arm}/seed-{seed}/train"
@@ -213,7 +228,9 @@ class _Run:
             "export",
             "model",
             {"train": done["key"], "export": self.recipe.export.model_dump()},
-            partial(stages.build_export, self.work, tuned=self.directory.path / source / "tuned", source=source),
+            partial(
+                stages.build_export, self.work, tuned=self.directory.path / source / "tuned", source=source
+            ),
         )
 
 
@@ -226,7 +243,9 @@ def _source_hashes(recipe: Recipe) -> dict[str, str]:
         source = getattr(recipe.data, name)
         if source is not None:
             path = Path(source).expanduser()
-            hashes[name] = hash_tree(path) if path.is_dir() else hash_file(path) if path.is_file() else hash_text(source)
+            hashes[name] = (
+                hash_tree(path) if path.is_dir() else hash_file(path) if path.is_file() else hash_text(source)
+            )
     if recipe.model is not None:
         hashes["model"] = hash_json(
             [model_fingerprint(recipe.model.id, recipe.model.revision), recipe.model.trust_remote_code]

@@ -139,12 +139,14 @@ class TunerSpec(MethodSpec):
     """What may move: ``full``, ``lora``, or any PEFT method by its name, with the parameters of its config."""
 
     type: str = "lora"
+    """``full``, ``lora``, or another PEFT type in lower case; the parameters of its config follow as further keys."""
 
 
 class TrainSpec(MethodSpec):
     """How it learns; keys beyond these go to the trainer's own arguments (for SFT: ``trl.SFTConfig``)."""
 
     type: str = "sft"
+    """Name of the trainer."""
     epochs: float = Field(default=1.0, gt=0)
     """Passes over the selected rows."""
     learning_rate: float | None = Field(default=None, gt=0)

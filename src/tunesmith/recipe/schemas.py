@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
-from tunesmith import methods
-from tunesmith.recipe.schema import Recipe
+from pydantic import BaseModel
 
-__all__ = ["json_schema"]
+from tunesmith import methods
+from tunesmith.recipe import schema as models
+
+__all__ = ["BLOCKS", "json_schema"]
+
+BLOCKS: dict[str, type[BaseModel]] = {
+    "model": models.ModelSpec,
+    "data": models.DataSpec,
+    "curate": models.MethodSpec,
+    "features": models.FeaturesSpec,
+    "select": models.SelectSpec,
+    "tuner": models.TunerSpec,
+    "train": models.TrainSpec,
+    "evaluate": models.MethodSpec,
+    "audit": models.MethodSpec,
+    "preflight": models.PreflightSpec,
+    "export": models.ExportSpec,
+    "compare": models.CompareSpec,
+}
 
 _LISTS = ("curate", "evaluate", "audit")
-_BLOCKS = {"select": "SelectSpec", "train": "TrainSpec"}
+_NAMED = {"select": "SelectSpec", "train": "TrainSpec"}
 
 
 def json_schema() -> dict[str, Any]:
@@ -20,10 +37,15 @@ def json_schema() -> dict[str, Any]:
     one of the methods installed here. The tuner's ``type`` is ``full`` or a PEFT type, which only PEFT can
     list, so it stays open.
     """
-    schema = Recipe.model_json_schema()
+    schema = models.Recipe.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     definitions = schema["$defs"]
-    for family, name in _BLOCKS.items():
+    for model in BLOCKS.values():
+        for name, info in model.model_fields.items():
+            if info.default_factory is not None:  # pydantic leaves these out
+                made = info.get_default(call_default_factory=True)
+                definitions[model.__name__]["properties"][name]["default"] = made
+    for family, name in _NAMED.items():
         definitions[name]["properties"]["type"]["enum"] = _names(family)
     budget = definitions["SelectSpec"]["properties"]["budget"]
     budget["anyOf"] = [*budget["anyOf"], {"type": "string", "pattern": r"^\s*[0-9.eE+-]+\s*%?\s*$"}]

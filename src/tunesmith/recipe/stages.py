@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 
     from tunesmith.data import Pool
 
-__all__ = ["Work", "build_curate", "build_data", "build_evaluate", "build_export", "build_map", "build_select"]
+__all__ = [
+    "Work",
+    "build_curate",
+    "build_data",
+    "build_evaluate",
+    "build_export",
+    "build_map",
+    "build_select",
+]
 
 MAP_LIMIT = 5_000  # rows up to which the pool is embedded for its picture alone (about 20 s with MiniLM)
 PREVIEW_ROWS = 1_000  # rows encoded before any scoring, so that a bad template stops the run in seconds
@@ -160,7 +168,9 @@ def build_curate(work: Work, folder: Path) -> dict[str, Any]:
             rows = method.fit(rows).transform(rows)
             reasons = method.report_.reasons
             reports.append({"type": spec.type, "rows_in": n_in, "rows_out": len(rows), "reasons": reasons})
-            work.log.emit("rows", stage=f"curate.{spec.type}", rows_in=n_in, rows_out=len(rows), reasons=reasons)
+            work.log.emit(
+                "rows", stage=f"curate.{spec.type}", rows_in=n_in, rows_out=len(rows), reasons=reasons
+            )
             for index, reason in method.report_.dropped:
                 dropped.write(json.dumps({"type": spec.type, "row": index, "reason": reason}) + "\n")
     with atomic_dir(folder / "dataset") as partial:
@@ -314,7 +324,9 @@ def build_evaluate(work: Work, folder: Path, tuned: Path | None) -> dict[str, An
 
     recipe = work.recipe
     assert recipe.model is not None
-    metrics = {spec.type: methods.create(f"evaluate.{spec.type}", **spec.parameters) for spec in recipe.evaluate}
+    metrics = {
+        spec.type: methods.create(f"evaluate.{spec.type}", **spec.parameters) for spec in recipe.evaluate
+    }
     model = work.base_model() if tuned is None else load_tuned(tuned, work.base_model)
     rows = list(work.test)
     answers: list[str] | None = None
@@ -322,10 +334,14 @@ def build_evaluate(work: Work, folder: Path, tuned: Path | None) -> dict[str, An
     for name, metric in metrics.items():
         if metric.needs == "predictions":
             if answers is None:
-                answers = _answers(work, model, rows, max(getattr(m, "max_new_tokens", 0) for m in metrics.values()))
+                answers = _answers(
+                    work, model, rows, max(getattr(m, "max_new_tokens", 0) for m in metrics.values())
+                )
                 with atomic_open(folder / "predictions.jsonl") as stream:
                     for i, answer in enumerate(answers):
-                        stream.write(json.dumps({"index": i, "prediction": answer}, ensure_ascii=False) + "\n")
+                        stream.write(
+                            json.dumps({"index": i, "prediction": answer}, ensure_ascii=False) + "\n"
+                        )
             result = metric.compute(predictions=answers, references=rows)
         else:
             result = metric.evaluate(model, work.tokenizer, _encoded(work, work.test))
