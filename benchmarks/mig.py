@@ -129,7 +129,8 @@ def main() -> None:
                 for row in largest
             )
             + " at the peak, the pool's own lists included; time grows like n to the power "
-            f"{powers['first_order']:.2f} (first_order) and {powers['exact']:.2f} (exact) from 10^5 to 10^6 rows with 5 % picked."
+            f"{powers['first_order']:.2f} (first_order) and {powers['exact']:.2f} (exact) from 10^5 "
+            f"to 10^6 rows with 5 % picked."
         ),
         "against_dense": dense,
         "growth": sizes,

@@ -226,7 +226,10 @@ class KMeansSelector(Selector):
         """Quality over temperature; its scale is the spread inside clusters, so shifting a cluster is no
         change."""
         centred = quality - (np.bincount(self.labels_, quality) / np.maximum(self._sizes, 1))[self.labels_]
-        spread = float(np.sqrt(np.mean(centred**2)))
+        largest = float(np.abs(centred).max()) or 1.0
+        spread = largest * float(
+            np.sqrt(np.mean((centred / largest) ** 2))
+        )  # no overflow for any finite quality
         # Below 1e-12 of the values the spread is rounding noise, as for constant quality.
         if self.standardise and spread > 1e-12 * max(1e-300, float(np.abs(quality).max())):
             centred = centred / spread
