@@ -53,7 +53,7 @@ def test_quiet_puts_everything_back():
     from transformers.utils import logging as transformers_logging
 
     before = (transformers_logging.get_verbosity(), logging.getLogger("trl").level)
-    with pytest.raises(ZeroDivisionError), quiet():
+    with pytest.raises(ZeroDivisionError), quiet():  # noqa: PT012
         assert not transformers_logging.is_progress_bar_enabled()
         raise ZeroDivisionError
     assert (transformers_logging.get_verbosity(), logging.getLogger("trl").level) == before
