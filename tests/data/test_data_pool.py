@@ -1,4 +1,4 @@
-# ruff: noqa: E501  (messages are compared whole)
+
 from __future__ import annotations
 
 import math

@@ -1,9 +1,9 @@
 """Likelihood of the trained tokens of rows under a causal language model, with logits only where needed.
 
-The logits tensor (rows x tokens x vocabulary) is what fills memory: 32 rows of 512 tokens under a
-vocabulary of 49,152 words are 3.2 GB in float32, and the output layer of a 135M model of that vocabulary is 28 of its 135
-million weights. So the decoder body is run, the hidden states at the positions that predict trained tokens
-are gathered, and only those go through the output layer.
+The logits tensor (rows x tokens x vocabulary) is what fills memory: 32 rows of 512 tokens under a vocabulary of
+49,152 words are 3.2 GB in float32, and the output layer of a 135M model of that vocabulary is 28 of its 135 million
+weights. So the decoder body is run, the hidden states at the positions that predict trained tokens are gathered,
+and only those go through the output layer.
 """
 
 from __future__ import annotations
