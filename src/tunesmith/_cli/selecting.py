@@ -74,7 +74,7 @@ def select_rows(recipe: Recipe, out: Path, scores: Path | None, log: EventLog) -
 
     Raises:
         DataError: the rows or a feature are not there, or ``out`` or ``scores`` is the source.
-        ParameterError: the selector refuses a parameter, the budget is larger than the pool, or ``out`` has an
+        ParameterError: the selector refuses a parameter, the budget exceeds the pool, or ``out`` has an
             unknown ending.
     """
     from tunesmith.data import Pool, read, write_subset

@@ -128,8 +128,11 @@ def _parse(text: str, source: str | None) -> tuple[dict[str, Any], Positions]:
             text.count("\n", 0, error.position) + 1,
             error.position - text.rfind("\n", 0, error.position),
         )
-        message = f"the character {error.character!r} is not permitted in YAML."
+        character = chr(error.character) if isinstance(error.character, int) else error.character
+        message = f"the character {character!r} is not permitted in YAML."
         raise ConfigError(message, source=source, line=line, column=column) from error
+    except RecursionError as error:
+        raise ConfigError("the recipe is nested too deeply.", source=source) from error
     except YAMLError as error:
         mark, message = None, str(error).split("\n")[0]
         if isinstance(error, MarkedYAMLError):
@@ -153,12 +156,10 @@ def _plain(node: Any, path: Path_, positions: Positions) -> Any:
     """Return ruamel's tree as plain values, noting where each key stands.
 
     Raises:
-        ConfigError: an alias contains itself, or aliases multiply beyond `NODES`.
+        ConfigError: aliases multiply beyond `NODES`.
     """
-    if len(positions) > NODES or len(path) > 50:
-        raise ConfigError(
-            f"the recipe has more than {NODES:,} values or 50 levels; an alias may contain itself."
-        )
+    if len(positions) > NODES:
+        raise ConfigError(f"there are more than {NODES:,} values; an alias may stand for too many.")
     place = getattr(node, "lc", None)
     if isinstance(node, dict) and place is not None:
         for key in node:
@@ -196,7 +197,8 @@ def _problem(
 ) -> Problem:
     """Return a problem with the place in the file, or with the override that caused it."""
     for override in reversed(overrides):
-        if path[: len(override.path)] == override.path:
+        made = path and path not in positions and override.path[: len(path)] == path
+        if made or path[: len(override.path)] == override.path:
             return Problem(message, override.what)
     line, column = _position(positions, path)
     return Problem(message, source, line, column)
@@ -225,6 +227,8 @@ def _phrase(item: Any) -> str:
         return str(item["ctx"]["error"])
     if kind in ("model_type", "dict_type", "model_attributes_type"):
         expected = "a mapping of keys"
+    elif kind == "too_short":
+        expected = f"a list of at least {item['ctx']['min_length']}"
     else:
         expected = re.sub(r"^(Input should be|Value should have) ?", "", item["msg"])
     hint = ""
