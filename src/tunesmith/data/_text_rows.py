@@ -228,10 +228,8 @@ def read_csv(path: Path) -> Iterator[RawRow]:
         for number, row in enumerate(_csv_rows(cells)):
             if held is not None:
                 yield held
-            if isinstance(row, BadRow):
-                held = number, row, 0
-            else:
-                held = number, _csv_row(header, row), sum(map(len, row))
+            size = 0 if isinstance(row, BadRow) else sum(map(len, row))
+            held = (number, row if isinstance(row, BadRow) else _csv_row(header, row), size)
         if held is not None:
             yield (held[0], BadRow(CUT), 0) if raw.cut else held
 
