@@ -227,6 +227,13 @@ def test_coverage_sample_is_exact_and_covers(
             assert place(values[got]) == place(inner)
 
 
+def test_fewer_rows_than_strata_do_not_all_come_from_one_end() -> None:
+    values = np.arange(60.0)
+    for sign in (1, -1):
+        means = [coverage_sample(sign * values, 8, np.random.default_rng(seed)).mean() for seed in range(200)]
+        assert abs(np.mean(means) - 29.5) < 2  # four standard errors; by index it would be above 50
+
+
 def test_missing_scores_come_last() -> None:
     values = np.array([np.nan, 1.0, np.nan, 2.0])
     assert sorted(coverage_sample(values, 2, np.random.default_rng(0)).tolist()) == [1, 3]

@@ -63,14 +63,18 @@ def test_filter_matches_the_released_code(number: int) -> None:
         UserWarning, match=f"^{len(case['inputs']['failed'])} of {len(ppl)} items have no perplexity"
     ):
         selector = PerplexitySelector().fit(perplexity=ppl)
-    assert selector.select(case["params"]["rho"]).tolist() == case["outputs"]["kept"]
+    assert selector.keep(case["params"]["rho"]).tolist() == case["outputs"]["kept"]
 
 
-def test_share_is_of_valid_items_and_cut_down() -> None:
+def test_shares_of_the_contract_and_of_the_paper() -> None:
     selector = PerplexitySelector().fit(perplexity=np.arange(1.0, 101))
-    assert len(selector.select(0.29)) == 28
-    assert len(selector.select(1.0)) == 100
+    assert len(selector.keep(0.29)) == 28
+    assert len(selector.select(0.29)) == 29
+    assert len(selector.keep(1.0)) == 100
     assert selector.select(3).tolist() == [0, 1, 2]
+    with pytest.warns(UserWarning, match="^50 of 100 items"):
+        half = PerplexitySelector().fit(perplexity=np.where(np.arange(100) % 2, np.nan, 2.0))
+    assert len(half.keep(0.5)) == len(half.select(0.5)) == 25
 
 
 @settings(deadline=None)
@@ -144,8 +148,8 @@ FORM = "The '{}' parameter of PerplexitySelector must be {}. Got {} instead."
             FORM.format("perplexity", "given, unless there is a scorer", "None"),
         ),
         (
-            lambda: PerplexitySelector().fit(perplexity=[1.0] * 3).select(0.3),
-            FORM.format("budget", "at least one of the 3 valid items", 0.3),
+            lambda: PerplexitySelector().fit(perplexity=[1.0] * 3).keep(0.3),
+            FORM.format("ratio", "a float in (0, 1] that keeps at least one of the 3 valid items", 0.3),
         ),
         (
             lambda: PerplexitySelector().fit(perplexity=[1.0] * 3).select(4),

@@ -72,10 +72,23 @@ class IterativeKMeansSelector(KMeansSelector):
         random_state: seed of k-means and of the draws.
 
     Attributes:
+        labels_: int ``(n,)``, the cluster of each row.
         selected_: int64 rows chosen so far, in order.
         weights_: float64 ``(k,)`` of the next round, summing to 1.
         round_: rounds proposed.
         history_: per round ``{"round", "counts", "weights"}``, after feedback also ``{"means", "scored"}``.
+
+    References:
+        Yu et al. 2024, arXiv 2409.11378, Algorithm 1, Eqs. 4-7.
+
+    Example:
+        >>> import numpy as np
+        >>> from tunesmith.select import IterativeKMeansSelector
+        >>> X = np.random.default_rng(0).normal(size=(200, 8))
+        >>> selector = IterativeKMeansSelector(8, sampling="random", random_state=0).fit(X)
+        >>> rows = selector.run(lambda rows, number: X[rows, 0], budget=30)
+        >>> [sum(round["counts"]) for round in selector.history_]
+        [10, 10, 10]
 
     Time per round O(n log n) beside training and generation, which dominate; 20 scored rows per cluster
     estimate its mean well enough.

@@ -63,8 +63,17 @@ class PerplexitySelector(Selector):
         valid_: indices that may be chosen, in ascending perplexity, ties by index.
         report_: counts ``rows``, ``failed``, ``too_short``, ``outside_limits``, ``valid``.
 
-    `select` gives the best first, so a larger budget extends a smaller one's answer. A share is of the valid
-    items and is cut down to a whole number, ``int(0.29 * 100) = 28``, as in the released code. O(n log n).
+    `select` gives the best first, so a larger budget extends a smaller one's answer; shares are of the valid
+    items. O(n log n).
+
+    References:
+        Liu et al. 2024, arXiv 2409.04828, Sec. 3.2, Eq. 3.
+
+    Example:
+        >>> from tunesmith.select import PerplexitySelector
+        >>> selector = PerplexitySelector().fit(perplexity=[7.0, 3.0, float("inf"), 5.0])
+        >>> selector.select(2).tolist()
+        [1, 3]
     """
 
     requires: ClassVar[tuple[str, ...]] = ("perplexity",)
@@ -164,24 +173,32 @@ class PerplexitySelector(Selector):
         """Choose items.
 
         Args:
-            budget: items (int), or share (float in (0, 1]) of the valid ones, cut down to a whole number.
+            budget: items (int), or share (float in (0, 1]) of the valid ones, rounded as in every selector.
 
         Returns:
             int64 indices, best first.
 
         Raises:
             NotFittedError: `fit` was not called.
-            ParameterError: the budget is outside its range, above the valid items, or a share of less than
-                one.
+            ParameterError: the budget is outside its range or above the valid items.
+        """
+        check_is_fitted(self, "n_rows_")
+        return super().select(resolve_budget(budget, len(self.valid_), self))
+
+    def keep(self, ratio: float) -> Indices:
+        """Choose a share as the paper's code does: ``int(M * ratio)`` of the M valid items, ``int(100 * 0.29)
+        = 28``.
+
+        Raises:
+            NotFittedError: `fit` was not called.
+            ParameterError: the ratio is outside (0, 1], or keeps less than one item.
         """
         check_is_fitted(self, "n_rows_")
         m = len(self.valid_)
-        count = resolve_budget(budget, m, self)
-        if isinstance(budget, Real) and not isinstance(budget, Integral):
-            count = int(m * float(budget))
-            if count < 1:
-                raise ParameterError("budget", self, f"at least one of the {m} valid items", budget)
-        return super().select(count)
+        if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 < ratio <= 1 or int(m * ratio) < 1:
+            expected = f"a float in (0, 1] that keeps at least one of the {m} valid items"
+            raise ParameterError("ratio", self, expected, ratio)
+        return super().select(int(m * ratio))
 
     def _pick(self, count: int) -> Indices:
         if self.band == "low":

@@ -21,7 +21,7 @@ __all__ = ["gather", "load", "save"]
 P = TypeVar("P", bound="LifelongPool")
 
 _FORMAT = 1
-_LISTS = ("ids_", "sources_", "dropped_", "_places", "_lengths", "round_", "_own")
+_LISTS = ("ids_", "sources_", "dropped_", "_places", "_lengths", "round_", "_own", "_seed")
 _ARRAYS = ("labels_", "cluster_centers_", "zero_gradients_", "_unit", "_vectors")
 
 

@@ -17,7 +17,9 @@ from tunesmith.core.errors import DataError, ParameterError
 from tunesmith.core.seeds import child_seed
 from tunesmith.numerics.lloyd import kmeans
 from tunesmith.select._base import Indices, Selector, resolve_budget
+from tunesmith.select._features import fresh_seed
 from tunesmith.select.lifelong import _store
+from tunesmith.select.lifelong._checks import check_parameters, scorer_table
 from tunesmith.select.lifelong.budgets import density_quota, spread_quota, waterfill
 from tunesmith.select.lifelong.entropy import choose_scorer
 from tunesmith.select.lifelong.features import unit_rows
@@ -26,8 +28,6 @@ from tunesmith.select.lifelong.sampling import coverage_sample
 
 __all__ = ["LifelongPool"]
 
-_QUOTAS = ("uniform", "spread", "density")
-_SAMPLING = ("ccs", "top", "bottom", "random")
 _DEFAULT = ("perplexity", "ifd")  # what tunesmith.data.Pool computes for any causal language model
 
 
@@ -64,7 +64,7 @@ class LifelongPool(Selector):
             first scorer) or ``"density"`` (spread of the cluster times its separation).
         sampling: ``"ccs"``; ``"top"`` and ``"bottom"`` take the largest or smallest values of the chosen
             scorer, whose directions differ (high perplexity is hard, high grounding is good); ``"random"``.
-        random_state: seed; equal inputs give equal answers.
+        random_state: seed; equal inputs give equal answers. ``None`` draws a fresh one in `fit`.
 
     Attributes:
         ids_: id of each row in the pool, a list of n strings.
@@ -75,6 +75,19 @@ class LifelongPool(Selector):
         report_: per cluster ``{"cluster", "size", "scorer", "entropy", "quota"}`` of the last `select`.
         scores_: value of the chosen scorer per row (log scale where it applies); NaN where there is none.
         zero_gradients_: bool ``(n,)`` rows whose feature is all zeros; they stay zero.
+
+    References:
+        Maharana, Yoon, Chen and Bansal 2025, arXiv 2410.10636.
+
+    Example:
+        >>> import numpy as np
+        >>> from tunesmith.select import LifelongPool
+        >>> rng, pool = np.random.default_rng(0), LifelongPool(4, random_state=0)
+        >>> ids = pool.add(100, "first")
+        >>> G, scores = rng.normal(size=(100, 8)), {"el2n": rng.random(100), "entropy": rng.random(100)}
+        >>> kept = pool.fit(gradient=G, scores=scores).prune(60)
+        >>> len(pool), len(pool.select(20))
+        (60, 20)
 
     Time of a round: O(n k p) for the clusters, O(d sum_c n_c^2) for pruning; computing the features
     dominates.
@@ -94,7 +107,7 @@ class LifelongPool(Selector):
         trim: float = 0.05,
         quota: str = "uniform",
         sampling: str = "ccs",
-        random_state: int = 0,
+        random_state: int | None = None,
     ) -> None:
         self.n_clusters = n_clusters
         self.scorers = scorers
@@ -178,7 +191,7 @@ class LifelongPool(Selector):
                 one.
             DataError: lengths that differ, or no row with finite features.
         """
-        self._check()
+        check_parameters(self)
         base = gradient if gradient is not None else X
         if base is None or (np.ndim(base) == 2 and np.shape(base)[1] == 0):
             raise ParameterError("X", self, "features of the rows, as X or as gradient", base)
@@ -186,8 +199,9 @@ class LifelongPool(Selector):
         if grouping.ndim != 2:
             raise DataError(f"features must be a matrix (rows, columns); got shape {grouping.shape}.")
         self._own_rows(len(grouping))
+        self._seed = fresh_seed(self.random_state)
         vectors = grouping if X is None or np.shape(X)[1] == 0 else np.asarray(X)
-        table = self._scorer_table({**(scores or {}), **features})
+        table = scorer_table(self, {**(scores or {}), **features})
         for name, rows in {"X": vectors, "gradient": grouping, **table}.items():
             if len(rows) != len(self.ids_):
                 raise DataError(f"'{name}' has {len(rows)} rows, but the pool has {len(self.ids_)}.")
@@ -205,7 +219,7 @@ class LifelongPool(Selector):
         unit = np.zeros(grouping.shape, dtype=np.float32)
         self.zero_gradients_ = np.zeros(len(usable), dtype=np.bool_)
         unit[usable], self.zero_gradients_[usable] = unit_rows(grouping[usable])
-        found = kmeans(unit[usable], self.n_clusters, random_state=child_seed(self.random_state, "clusters"))
+        found = kmeans(unit[usable], self.n_clusters, random_state=child_seed(self._seed, "clusters"))
         self.labels_ = np.full(len(usable), -1, dtype=np.int64)
         self.labels_[usable] = found.labels
         self.cluster_centers_ = found.centers
@@ -344,38 +358,12 @@ class LifelongPool(Selector):
         return allocate(shares, count, sizes)
 
     def _sample(self, values: NDArray[np.float64], quota: int, cluster: int) -> Indices:
-        rng = np.random.default_rng(child_seed(self.random_state, "draw", self.round_, cluster))
+        rng = np.random.default_rng(child_seed(self._seed, "draw", self.round_, cluster))
         if self.sampling == "ccs":
             return coverage_sample(values, quota, rng, strata=self.strata, trim=self.trim)
         if self.sampling == "random":
             return rng.permutation(len(values))[:quota]
         return np.argsort(-values if self.sampling == "top" else values, kind="stable")[:quota]  # NaN last
-
-    def _scorer_table(self, given: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64]]:
-        names = list(given) if self.scorers is None else list(self.scorers)
-        unknown = [name for name in names if name not in given]
-        if unknown or not names:
-            expected = "scores that fit is given: " + (", ".join(given) or "it was given none")
-            raise ParameterError("scorers", self, expected, unknown or names)
-        table = {name: np.asarray(given[name], dtype=np.float64) for name in names}
-        for name in set(table) & set(self.log_scale):
-            if (table[name] <= 0).any():
-                raise DataError(
-                    f"'{name}' must be > 0 to take its logarithm.", row=int(np.argmax(table[name] <= 0))
-                )
-            table[name] = np.log(table[name])
-        return table
-
-    def _check(self) -> None:
-        for name, low in (("n_clusters", 1), ("bins", 2), ("min_rows", 0), ("strata", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ParameterError(name, self, f"an int >= {low}", value)
-        if not 0 <= self.trim < 0.5:
-            raise ParameterError("trim", self, "a float in [0, 0.5)", self.trim)
-        for name, valid in (("quota", _QUOTAS), ("sampling", _SAMPLING)):
-            if getattr(self, name) not in valid:
-                raise ParameterError(name, self, "one of " + ", ".join(map(repr, valid)), getattr(self, name))
 
     def _start(self) -> None:
         if not hasattr(self, "ids_"):
@@ -387,6 +375,7 @@ class LifelongPool(Selector):
             self._data: dict[str, Any] = {}
             self.round_ = 0
             self._own = False
+            self._seed = 0
 
     def _own_rows(self, n: int) -> None:
         """Give a pool to which nothing was added n rows of its own; another fit starts over."""

@@ -26,10 +26,10 @@ def coverage_sample(
     """Draw rows from all strata of a score, after leaving out its extremes.
 
     The lowest and the highest ``trim`` of the values are left out, the rest of the range is cut into
-    ``strata`` equal widths, and the budget is shared over the non-empty ones (`waterfill`), so the direction
-    of the score does not matter. Rows are drawn uniformly without replacement inside a stratum. If fewer rows
-    than the budget survive, all take part; rows without a score come last, when the scored ones do not
-    suffice.
+    ``strata`` equal widths, and the budget is shared over the non-empty ones (`waterfill`, ties at random),
+    so the direction of the score does not matter. Rows are drawn uniformly without replacement inside a
+    stratum. If fewer rows than the budget survive, all take part; rows without a score come last, when the
+    scored ones do not suffice.
 
     Args:
         values: ``(n,)``; NaN and infinities count as missing.
@@ -63,7 +63,12 @@ def coverage_sample(
     if len(kept) < budget:
         kept = scored
     groups = _strata(v[kept], strata)
-    quotas = waterfill(np.bincount(groups), budget)
+    sizes = np.bincount(groups)
+    # Equal strata take turns at random: by index the rows left over would always go to the highest scores,
+    # all of them where there are fewer rows to draw than strata.
+    turn = np.arange(len(sizes)) if rng is None or len(sizes) == 1 else rng.permutation(len(sizes))
+    quotas = np.zeros(len(sizes), dtype=np.int64)
+    quotas[turn] = waterfill(sizes[turn], budget)
     picks = [_draw(kept[groups == j], int(q), rng) for j, q in enumerate(quotas) if q]
     lacking = np.flatnonzero(~np.isfinite(v))
     missing = min(budget, len(v)) - sum(map(len, picks))
