@@ -125,10 +125,10 @@ def test_other_quotas_spend_the_budget(quota: str) -> None:
 def test_identical_rows_share_a_cluster_and_zero_gradients_are_flagged() -> None:
     x, scores = features()
     x[1], x[7] = x[0], 0.0
-    pool = LifelongPool(n_clusters=4).fit(gradient=x, scores=scores)
+    pool = LifelongPool(n_clusters=4, random_state=0).fit(gradient=x, scores=scores)
     assert pool.labels_[0] == pool.labels_[1]
     assert np.flatnonzero(pool.zero_gradients_).tolist() == [7]
-    doubled = LifelongPool(n_clusters=4).fit(gradient=2 * x, scores=scores)
+    doubled = LifelongPool(n_clusters=4, random_state=0).fit(gradient=2 * x, scores=scores)
     assert doubled.labels_.tolist() == pool.labels_.tolist()
 
 
@@ -206,7 +206,7 @@ def test_rows_without_finite_features_are_not_chosen_and_leave_first() -> None:
 def test_contract_of_a_selector() -> None:
     x, scores = features()
     ifd = np.linspace(0.1, 1.2, 120)
-    pool = LifelongPool(n_clusters=4)
+    pool = LifelongPool(n_clusters=4, random_state=0)
     assert pool.required_features() == ("embedding", "perplexity", "ifd")
     assert LifelongPool(scorers=["el2n"]).required_features() == ("embedding", "el2n")
     first = pool.fit(x, perplexity=scores["perplexity"], ifd=ifd).select(12)
