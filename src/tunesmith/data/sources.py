@@ -7,6 +7,7 @@ import difflib
 import io
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -253,7 +254,8 @@ def _kind(sample: bytes, path: Path, name: str) -> str:
             source=name,
         )
     text = sample.decode("utf-8-sig", errors="replace").lstrip()
-    lines = [line for line in text.splitlines() if line.strip()]
+    # not splitlines: U+2028 and U+0085 may stand inside a JSON string
+    lines = [line for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
     if text.startswith("["):
         return "jsonl" if len(lines) > 1 and all(_is_json(x, list) for x in lines[:2]) else "json"
     if text.startswith("{") and len(lines) == 1:

@@ -167,7 +167,8 @@ def _block(name: str, value: Any, description: str | None) -> list[str]:
         value = {}
     body = [f"{name}:"]
     for key, info in model.model_fields.items():
-        given = (value or {}).get(key, info.get_default(call_default_factory=True))
+        default = "..." if info.is_required() else info.get_default(call_default_factory=True)
+        given = (value or {}).get(key, default)
         meaning = info.description or ""
         if key == "type" and name in ("select", "train"):
             meaning = f"One of {', '.join(_names(name))}."

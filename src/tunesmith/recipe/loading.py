@@ -21,7 +21,7 @@ from tunesmith.recipe.schema import Recipe
 __all__ = ["Arm", "LoadedRecipe", "Problem", "expand", "load", "lock"]
 
 Positions = dict[Path_, tuple[int, int]]
-NODES = 100_000  # values in a recipe; nested aliases of a few lines can stand for billions
+NODES = 10_000  # values in a recipe; nested aliases of a few lines can stand for billions
 
 
 @dataclass(frozen=True)
