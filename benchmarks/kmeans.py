@@ -3,10 +3,9 @@
     python benchmarks/kmeans.py [rows] [clusters]        (default 300000 1024; the target is 1000000 1024)
 
 Data: 384 columns like sentence embeddings: 3,000 overlapping components with Zipf-distributed weights, noise
-    as
-large as the spread of the centres, a falling spectrum, rows of length 1. All run with one seeding and their
-defaults otherwise; FAISS by default sees 256 rows per cluster while it learns, and its time includes the
-nearest centre of every row afterwards.
+as large as the spread of the centres, a falling spectrum, rows of length 1. All run with one seeding and
+their defaults otherwise; FAISS by default sees 256 rows per cluster while it learns, and its time includes
+the nearest centre of every row afterwards.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ def faiss(n: int, k: int) -> dict[str, Any]:
         "library": "FAISS Kmeans",
         "seconds": seconds,
         "inertia": float(nearest_center(X, model.centroids)[1].sum()),
-        "steps": model.niter,
+        "steps": int(model.cp.niter),
     }
 
 
