@@ -20,10 +20,9 @@ def allocate(
     """Split ``budget`` among groups in proportion to ``weights``, never above ``capacity``.
 
     Largest remainder: each group gets the whole part of its quota ``w_j * budget / sum(w)``, and what is left
-        goes
-    to the largest fractions, the lowest index first among equals. What overflows a full group is split again
-    among the groups with room, in proportion to their weights (equally when all of these are 0), until the
-    whole budget is spent.
+    goes to the largest fractions, the lowest index first among equals. What overflows a full group is split
+    again among the groups with room, in proportion to their weights (equally when all of these are 0), until
+    the whole budget is spent.
 
     Args:
         weights: ``(k,)``, finite and >= 0.

@@ -74,7 +74,7 @@ def kmeans(
         dtype: float32 or float64; by default float64 for float64 input, else float32.
 
     Returns:
-        Centres, labels and inertia that belong together. Time O(n k d) per step over all rows, about two such
+        Centres, labels and inertia that belong together. Time O(n k d) per step over all rows, a few such
         steps for all samples together, O(k^2 d log k) for the seeding; memory O(n + k d) plus one chunk.
 
     Raises:
