@@ -74,6 +74,8 @@ def run(
 ) -> None:
     """Run a recipe; running again into the same directory continues it."""
     output, overrides = _split_output(settings or [])
+    import shlex
+
     from tunesmith._cli.display import open_display
     from tunesmith._cli.tables import summary_table
     from tunesmith.recipe import load
@@ -85,7 +87,7 @@ def run(
         with open_display() as display:
             result = run_recipe(loaded, folder, listeners=[display])
     except KeyboardInterrupt:
-        again = " ".join(["tunesmith run", recipe, f"output={folder}", *overrides])
+        again = shlex.join(["tunesmith", "run", recipe, f"output={folder}", *overrides])
         print(
             f"Interrupted. Everything finished is kept in {folder}; this continues the run:\n  {again}",
             file=sys.stderr,
@@ -315,7 +317,7 @@ def _split_output(settings: list[str]) -> tuple[str | None, list[str]]:
             overrides.append(setting)
         else:
             raise ConfigError(
-                f"An override reads key.sub=value, and the run directory output=DIR. Got '{setting}'."
+                f"An override reads key.sub=value, and the run directory output=DIR. Got '{setting}' instead."
             )
     return output, overrides
 
