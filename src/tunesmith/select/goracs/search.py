@@ -85,7 +85,9 @@ def greedy(cost: Matrix, budget: int) -> Indices:
     with suppress(_Full):
         lazy_greedy(gain, take, T, T, upper=(level - cost).sum(axis=1))
     rows = np.array(chosen, dtype=np.int64)
-    return rows[:budget] if keep_first else rows[np.unique(nearest)]
+    serving = np.unique(nearest)
+    # Among exact ties the earlier member serves, so even the whole pool can fall short of the count by index.
+    return rows[:budget] if keep_first or serving.size < budget else rows[serving]
 
 
 def rest_costs(reduced: Matrix) -> tuple[Matrix, Matrix, Indices]:
@@ -98,19 +100,29 @@ def rest_costs(reduced: Matrix) -> tuple[Matrix, Matrix, Indices]:
     return first, others.min(axis=0), holder
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def _estimates(
-    cost: Matrix, rows: Indices, rest: Matrix, share: float, rank: int, out: Matrix, y: Matrix
+@njit(cache=True, nogil=True)
+def _estimate(
+    k: int, cost: Matrix, rows: Indices, rest: Matrix, n: int, rank: int, out: Matrix, y: Matrix
 ) -> None:
-    V = cost.shape[1]
+    a = cost[rows[k]] - (rest[0] if rest.shape[0] == 1 else rest[k])
+    cut = np.partition(a, rank)[rank]
+    total = 0.0
+    for v in range(a.size):
+        total += min(a[v] - cut, 0.0)
+    y[k] = cut
+    out[k] = total / a.size + cut / n
+
+
+@njit(cache=True, nogil=True)
+def _serial(cost: Matrix, rows: Indices, rest: Matrix, n: int, rank: int, out: Matrix, y: Matrix) -> None:
+    for k in range(rows.size):
+        _estimate(k, cost, rows, rest, n, rank, out, y)
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _parallel(cost: Matrix, rows: Indices, rest: Matrix, n: int, rank: int, out: Matrix, y: Matrix) -> None:
     for k in prange(rows.size):
-        a = cost[rows[k]] - (rest[0] if rest.shape[0] == 1 else rest[k])
-        cut = np.partition(a, rank)[rank]
-        total = 0.0
-        for v in range(V):
-            total += min(a[v] - cut, 0.0)
-        y[k] = cut
-        out[k] = total / V + cut * share
+        _estimate(k, cost, rows, rest, n, rank, out, y)
 
 
 def estimates(
@@ -131,7 +143,9 @@ def estimates(
     V = cost.shape[1]
     R = -(-V // n)
     out, y = np.empty(rows.size), np.empty(rows.size)
-    _estimates(cost, rows, np.atleast_2d(rest), 1.0 / n, V - R if largest else R - 1, out, y)
+    # Waking the threads pays from about 10^5 entries on.
+    run = _serial if rows.size * V <= 1 << 17 else _parallel
+    run(cost, rows, np.atleast_2d(rest), n, V - R if largest else R - 1, out, y)
     return out, y
 
 
