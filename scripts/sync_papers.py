@@ -107,8 +107,13 @@ def status(card: dict[str, Any]) -> str:
     if card["note"] and not card["reconstruction"]:
         text += f". {card['note']}"
     if card["claim"]:
-        text += f"{'' if text.endswith('.') else '.'} Claim at small scale: {card['claim']['verdict']}"
+        text += f"{'' if text.endswith('.') else '.'} Claim at small scale: {first_sentence(card['claim']['verdict'])}"
     return text
+
+
+def first_sentence(text: str) -> str:
+    """Return the first sentence; the whole verdict stands in docs/claims."""
+    return text.split(". ")[0].rstrip(".") + "."
 
 
 def _cell(text: str) -> str:

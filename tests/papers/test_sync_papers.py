@@ -40,7 +40,11 @@ def test_a_claim_goes_into_card_and_table(
     sync: ModuleType, copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sync.main(["--check"], copy) == 0
-    claim = {"verdict": "Holds | 3 seeds", "command": "python benchmarks/claims/mig.py", "figure": 1}
+    claim = {
+        "verdict": "Holds | 3 seeds. More (+4.7).",
+        "command": "python benchmarks/claims/mig.py",
+        "figure": 1,
+    }
     (copy / "docs/claims/mig.json").write_text(json.dumps(claim))
     capsys.readouterr()
     assert sync.main(["--check"], copy) == 1
@@ -49,9 +53,12 @@ def test_a_claim_goes_into_card_and_table(
     )
     assert sync.main([], copy) == 0
     card = json.loads((copy / "src/tunesmith/papers/cards/mig.json").read_text())
-    assert card["claim"] == {"verdict": "Holds | 3 seeds", "command": "python benchmarks/claims/mig.py"}
+    assert card["claim"] == {
+        "verdict": "Holds | 3 seeds. More (+4.7).",
+        "command": "python benchmarks/claims/mig.py",
+    }
     readme = (copy / "README.md").read_text()
-    assert "**working**. Claim at small scale: Holds \\| 3 seeds |" in readme
+    assert "**working**. Claim at small scale: Holds \\| 3 seeds. |" in readme
     assert readme.startswith("# title\n\n<!-- papers:begin -->\n")
     assert readme.endswith("<!-- papers:end -->\n\nend\n")
     (copy / "docs/claims/mig.json").unlink()
