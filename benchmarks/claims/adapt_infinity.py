@@ -178,7 +178,7 @@ def main() -> None:
     ]
     intervals = [{"measure": key, **difference(found[key], a, b)} for key, a, b in pairs]
     accuracy, rare, choice, top, strata, lite, _ = intervals
-    holds = bool(accuracy["low"] > 0 and rare["low"] > 0)
+    holds = bool(accuracy["low"] > 0 and rare["low"] > 0 and choice["low"] > 0)
     save(
         "adapt-infinity",
         {
