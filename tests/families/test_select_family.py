@@ -60,7 +60,38 @@ def tags(n: int, rng: np.random.Generator) -> Features:
     }
 
 
+def perplexities(n: int, rng: np.random.Generator) -> Features:
+    return {"perplexity": (1 + rng.integers(0, 999, n)) / np.float32(8)}
+
+
+def embedding_and_scores(n: int, rng: np.random.Generator) -> Features:
+    ifd = (1 + rng.integers(0, 64, n)) / np.float32(32)
+    return {**embedding(n, rng), **perplexities(n, rng), "ifd": ifd}
+
+
 ROWS = [
+    Row(
+        "select.iterative_kmeans",
+        embedding_and_quality,
+        random=True,
+        changes={"n_rounds": 2},
+    ),
+    Row(
+        "select.iterative_kmeans",
+        embedding,
+        {"sampling": "random", "w0": "size", "n_rounds": 4},
+        random=True,
+        changes={"w0": "uniform"},
+    ),
+    Row(
+        "select.lifelong",
+        embedding_and_scores,
+        {"n_clusters": 1},
+        random=True,
+        changes={"strata": 5},
+    ),
+    Row("select.perplexity", perplexities, prefix=True, changes={"band": "high"}),
+    Row("select.perplexity", perplexities, {"band": "mid"}, prefix=True, changes={"min_perplexity": 2.0}),
     Row("select.random", embedding, prefix=True, random=True, changes={"random_state": 5}),
     Row("select.kmeans", embedding_and_quality, random=True, changes={"temperature": 2.0}),
     Row(
@@ -211,7 +242,8 @@ def test_prefix_where_promised(row):
     if row.prefix:
         assert np.array_equal(large[:11], small)
     else:
-        assert row.name == "select.kmeans"  # counts per cluster are rounded anew for each budget
+        # Counts per cluster, round and stratum are rounded anew for each budget.
+        assert row.name in ("select.kmeans", "select.iterative_kmeans", "select.lifelong")
 
 
 @every
