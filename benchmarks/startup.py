@@ -8,6 +8,7 @@ Each is a process of its own, beside ``python -c pass``, which is what Python it
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -55,6 +56,7 @@ def main() -> None:
             "command": "python benchmarks/startup.py",
             "medians": rows,
             "repeats": repeats,
+            "load average": round(os.getloadavg()[0], 1),
             "machine": machine(),
             "environment": versions("typer"),
         },
