@@ -15,7 +15,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from tunesmith import methods
-from tunesmith.core.errors import ParameterError
+from tunesmith.core.errors import DataError, ParameterError
 
 Features = dict[str, Any]
 
@@ -30,6 +30,7 @@ class Row:
     prefix: bool = False  # promises that a smaller budget is a prefix of a larger one
     random: bool = False  # has random_state
     changes: dict[str, Any] = field(default_factory=dict)  # a parameter to set by set_params
+    least: int = 1  # rows below which the method is undefined
 
     def __str__(self) -> str:
         options = ",".join(f"{k}={v}" for k, v in self.parameters.items() if k != "random_state")
@@ -69,7 +70,21 @@ def embedding_and_scores(n: int, rng: np.random.Generator) -> Features:
     return {**embedding(n, rng), **perplexities(n, rng), "ifd": ifd}
 
 
+def embedding_and_target(n: int, rng: np.random.Generator) -> Features:
+    return {**embedding(n, rng), "target_embedding": rng.normal(0.5, 1.0, size=(23, 6)).astype(np.float32)}
+
+
 ROWS = [
+    Row("select.goracs", embedding_and_target, changes={"cost": "sqeuclidean"}),
+    Row(
+        "select.gotd",
+        embedding_and_target,
+        {"n_candidates": 30},
+        prefix=True,
+        random=True,
+        changes={"relative_epsilon": 0.1},
+        least=2,
+    ),
     Row(
         "select.iterative_kmeans",
         embedding_and_quality,
@@ -242,8 +257,8 @@ def test_prefix_where_promised(row):
     if row.prefix:
         assert np.array_equal(large[:11], small)
     else:
-        # Counts per cluster, round and stratum are rounded anew for each budget.
-        assert row.name in ("select.kmeans", "select.iterative_kmeans", "select.lifelong")
+        # Counts per cluster, round and stratum are rounded anew for each budget; GORACS judges whole sets.
+        assert row.name in ("select.kmeans", "select.iterative_kmeans", "select.lifelong", "select.goracs")
 
 
 @every
@@ -323,6 +338,10 @@ def test_scores_and_indices_after_select(row):
 
 @every
 def test_one_row(row):
+    if row.least > 1:
+        with pytest.raises(DataError, match=f"needs at least {row.least} rows"):
+            row.fit(n=1)
+        return
     selector = row.fit(n=1)
     assert select(selector, 1).tolist() == [0]
     assert select(selector, 1.0).tolist() == [0]

@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from tunesmith.select import feedback, lifelong
     from tunesmith.select._base import Selector, resolve_budget
     from tunesmith.select.clusters import choose_n_clusters, cluster_means, reweight
+    from tunesmith.select.goracs.objective import poo_score
+    from tunesmith.select.goracs.selector import GORACSSelector
+    from tunesmith.select.gotd import GOTDSelector
     from tunesmith.select.iterative import IterativeKMeansSelector
     from tunesmith.select.kmeans import KMeansSelector
     from tunesmith.select.labels import dialogue_quality, encode_tags, label_graph, propagation
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from tunesmith.select.random import RandomSelector
 
 __all__ = [
+    "GORACSSelector",
+    "GOTDSelector",
     "IterativeKMeansSelector",
     "KMeansSelector",
     "LifelongPool",
@@ -31,6 +36,7 @@ __all__ = [
     "feedback",
     "label_graph",
     "lifelong",
+    "poo_score",
     "propagation",
     "resolve_budget",
     "reweight",
@@ -39,6 +45,8 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "GORACSSelector": "goracs",
+        "GOTDSelector": "gotd",
         "IterativeKMeansSelector": "iterative",
         "KMeansSelector": "kmeans",
         "LifelongPool": "lifelong.pool",
@@ -53,6 +61,7 @@ __getattr__, __dir__ = lazy_exports(
         "feedback": "feedback",
         "label_graph": "labels",
         "lifelong": "lifelong",
+        "poo_score": "goracs",
         "propagation": "labels",
         "resolve_budget": "_base",
         "reweight": "clusters",

@@ -63,7 +63,7 @@ def calibrated_gradient(f: Any, a: Any = None, *, variant: Literal["paper", "off
 
 
 class GOTDSelector(Selector):
-    """Choose the rows that move the pool fastest toward a target, or away from an undesired one.
+    """Choose the rows that move the pool fastest toward a target, or away from an undesired one (Kang 2024).
 
     For warming up a pre-trained model on few rows before it is fine-tuned: the pool should resemble what the
     model was trained on. Not a nearest-neighbour search: rows near *under-covered* target rows come first.
@@ -96,6 +96,14 @@ class GOTDSelector(Selector):
         epsilon_: the regularisation used.
         n_iter_: sweeps, ``error_``: marginal error reached.
         target_indices_: rows of the target used.
+
+    Example:
+        >>> import numpy as np
+        >>> from tunesmith.select import GOTDSelector
+        >>> pool, target = np.array([[0.0], [1], [3]]), np.array([[2.0], [4]])
+        >>> selector = GOTDSelector(epsilon=0.01).fit(pool, target_embedding=target)
+        >>> selector.scores_.round(1).tolist(), selector.select(1).tolist()
+        ([7.0, 2.5, -9.5], [2])
     """
 
     requires: ClassVar[tuple[str, ...]] = ("embedding", "target_embedding")
@@ -121,7 +129,7 @@ class GOTDSelector(Selector):
         n_candidates: int | None = None,
         n_target: int | None = None,
         variant: Literal["paper", "official"] = "paper",
-        random_state: int = 0,
+        random_state: int | None = 0,
     ) -> None:
         self.direction = direction
         self.epsilon = epsilon

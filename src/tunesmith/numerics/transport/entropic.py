@@ -53,7 +53,7 @@ def sinkhorn(
     finish: bool = True,
     dtype: Literal["auto", "float32", "float64"] = "auto",
     max_bytes: int = 512 << 20,
-    random_state: int = 0,
+    random_state: int | None = 0,
 ) -> Transport:
     """Solve ``max <a, f> + <b, g> - eps <pi - a b, 1>`` and return both potentials.
 

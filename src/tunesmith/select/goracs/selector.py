@@ -36,7 +36,7 @@ Matrix = NDArray[np.float64]
 
 
 class GORACSSelector(Selector):
-    """Choose few rows, jointly, that stand for a validation set.
+    """Choose few rows, jointly, that stand for a validation set (Mei et al. 2025).
 
     For budgets of tens to about a thousand rows, with a validation sample from where the model will be used.
     The matrix of T x V distances is kept (at most 1 GiB): bring larger pools down first. Gradient norms
@@ -65,6 +65,14 @@ class GORACSSelector(Selector):
         n_exchanges_, n_solves_: exchanges made, exact transport problems solved.
         optimal_: no exchange among the candidates of the last step lowers the objective.
         classes_, class_budgets_: label-aware use only.
+
+    Example:
+        >>> import numpy as np
+        >>> from tunesmith.select import GORACSSelector
+        >>> pool, valid = np.array([[0.0], [1], [4], [10]]), np.array([[0.0], [2], [4], [9]])
+        >>> selector = GORACSSelector(scale=False).fit(pool, target_embedding=valid)
+        >>> selector.select(2).tolist(), selector.objective_
+        ([2, 0], 1.75)
     """
 
     requires: ClassVar[tuple[str, ...]] = ("embedding", "target_embedding")
@@ -210,9 +218,9 @@ class GORACSSelector(Selector):
             result = self._search(cost, int(n))
             chosen.append(result)
             picks.append(rows[result.rows])
-            weights.append(n / count)
+            weights.append(int(n) / count)
             self.scores_[rows] = _scores(cost, result)
-            self.objective_ += n / count * solve_exact(raw[result.rows]).cost
+            self.objective_ += int(n) / count * solve_exact(raw[result.rows]).cost
         self.dual_ = np.concatenate([c.dual for c in chosen])
         self.n_exchanges_ = sum(len(c.path) - 1 for c in chosen)
         self.n_solves_ = sum(c.solves for c in chosen)
