@@ -18,15 +18,18 @@ from tunesmith.core.files import write_json
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
-def isolated(script: str, part: str, **arguments: Any) -> dict[str, Any]:
+def isolated(script: str, part: str, *, one_core: bool = False, **arguments: Any) -> dict[str, Any]:
     """Run ``python script --part part '{"json": arguments}'`` and return the JSON object on its last line.
 
-    A process of its own gives a peak memory that is its own, and leaves no cache of the part before.
+    A process of its own gives a peak memory that is its own, and leaves no cache of the part before. With
+    ``one_core`` every library in it works with one thread.
     """
     command = [sys.executable, script, "--part", part, json.dumps(arguments)]
     # Threads that wait sleep: on a machine that is not idle, spinning slows OpenMP libraries, the peers too,
     # many times over.
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    if one_core:
+        environment |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return result

@@ -103,8 +103,8 @@ def whole(n: int, m: int) -> dict[str, Any]:
 def main() -> None:
     """Run everything and save docs/benchmarks/gotd.json."""
     warnings.simplefilter("ignore")
-    equal = isolated(__file__, "against_pot", relative=0.01, chunk=20, limit_s=200)
-    tiny = isolated(__file__, "against_pot", relative=0.0005, chunk=20, limit_s=90)
+    equal = isolated(__file__, "against_pot", relative=0.02, chunk=10, limit_s=120)
+    tiny = isolated(__file__, "against_pot", relative=0.0005, chunk=10, limit_s=40)
     large = isolated(__file__, "whole", n=100_000, m=10_000)
     result = {
         "title": "GOT-D: entropic transport with duals",

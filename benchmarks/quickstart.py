@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 from _common import machine, save, versions
-
 from tunesmith.core.events import read_events
 from tunesmith.core.files import read_json
 from tunesmith.recipe import run

@@ -1,0 +1,34 @@
+"""Every recipe that ships runs from end to end, with a tiny model in place of the real one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tunesmith.recipe import load, run
+
+FOLDER = Path(__file__).resolve().parents[2] / "recipes"
+RECIPES = sorted(FOLDER.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[str(path.relative_to(FOLDER)) for path in RECIPES])
+def test_recipe_runs(path, tiny_model_dir, tiny_encoder_dir, tmp_path):
+    loaded = load(path)
+    overrides = [f"model.id={tiny_model_dir}", f"features.encoder={tiny_encoder_dir}", "train.epochs=1"]
+    if loaded.recipe.data.train.startswith("demo:"):
+        overrides.append("data.max_rows=60")
+    if loaded.recipe.features.scorer is not None:
+        overrides.append(f"features.scorer={tiny_model_dir}")
+    if loaded.recipe.compare is not None:
+        overrides.append("compare.seeds=[0]")
+    overrides += [
+        f"evaluate.{i}.max_new_tokens=2" for i, m in enumerate(loaded.recipe.evaluate) if m.parameters
+    ]
+    result = run(path, tmp_path / "run", overrides=overrides)
+    assert result.report.stat().st_size > 20_000
+    arms = [row["arm"] for row in result.summary]
+    compared = json.loads((tmp_path / "run" / "compare.json").read_text())
+    assert set(compared["arms"]) == set(arms), "an arm has no score"
+    assert all(0 < row["rows"] < 60 for row in result.summary if row["arm"] != "base")
