@@ -180,6 +180,9 @@ def select(
     encoder: Annotated[
         str, typer.Option(help="Sentence encoder: minilm, static (much faster), a folder or a Hub id.")
     ] = "minilm",
+    target: Annotated[
+        str | None, typer.Option(help="Rows of the task to aim at, for gotd and goracs; read like DATA.")
+    ] = None,
     scorer: Annotated[
         str | None, typer.Option(help="Language model for perplexity, IFD and the default quality.")
     ] = None,
@@ -199,7 +202,7 @@ def select(
     from tunesmith.core.events import EventLog
 
     features = {"encoder": encoder, "scorer": scorer, "quality": quality, "tags": tags}
-    recipe = recipe_of(data, method, budget, settings or [], features, seed, rows)
+    recipe = recipe_of(data, method, budget, settings or [], features, seed, rows, target)
     with open_display() as display:
         lines = select_rows(recipe, out, scores, EventLog(listeners=[display]))
     print("\n".join(lines))

@@ -33,6 +33,7 @@ def recipe_of(
     features: dict[str, Any],
     seed: int,
     rows: str,
+    target: str | None = None,
 ) -> Recipe:
     """Return the recipe that the verb's options stand for.
 
@@ -44,6 +45,7 @@ def recipe_of(
         features: ``encoder``, ``scorer``, ``quality`` and ``tags`` as in a recipe, None for its default.
         seed: root seed; the picks are those of ``tunesmith run`` with the same seed.
         rows: format of the rows.
+        target: what to read for selectors that aim at a target.
 
     Raises:
         ConfigError: an option is not valid.
@@ -52,7 +54,7 @@ def recipe_of(
 
     values = {
         "seed": seed,
-        "data": {"train": data, "format": rows},
+        "data": {"train": data, "validation": target, "format": rows},
         "features": {name: value for name, value in features.items() if value is not None},
         "select": {"type": method, "budget": budget},
     }
@@ -96,6 +98,9 @@ def select_rows(recipe: Recipe, out: Path, scores: Path | None, log: EventLog) -
         result.dataset,
         encoder=recipe.features.encoder,
         scorer=recipe.features.scorer,
+        target=None
+        if recipe.data.validation is None
+        else read(recipe.data.validation, format=recipe.data.format, log=log).dataset,
         quality=recipe.features.quality,
         tags=recipe.features.tags,
         seed=child_seed(recipe.seed, "features"),

@@ -38,6 +38,8 @@ class Pool:
             of the rows goes before it.
         scorer: language model for ``perplexity``, ``ifd`` and the default ``quality``; alias, folder or Hub
             id.
+        target: rows of the task that the selection aims at, m rows of the same form, for
+            ``target_embedding``; never rows of the test.
         quality: ``"auto"`` takes the column ``quality`` if there is one, else 1 - IFD under the scorer, else
             ones with a warning; ``"column"``, ``"ifd"`` and ``"constant"`` insist on one of these.
         tags: ``"auto"`` takes the column ``tags`` if there is one, else cluster ids at two granularities;
@@ -62,6 +64,7 @@ class Pool:
         *,
         encoder: str = "minilm",
         scorer: str | None = None,
+        target: Any = None,
         quality: str = "auto",
         tags: str = "auto",
         batch_size: int = 32,
@@ -85,6 +88,7 @@ class Pool:
         if not len(dataset):
             raise DataError("a pool needs at least one row, and this dataset has none.")
         self.dataset = dataset
+        self.target = target
         self.encoder, self.scorer, self.quality, self.tags = encoder, scorer, quality, tags
         self.batch_size, self.max_length, self.seed = batch_size, max_length, seed
         self.cache = cache_dir("features") if cache is None else Path(cache)
@@ -133,7 +137,7 @@ class Pool:
             ``embedding``: float32 ``(n, d)``, rows of length 1. ``length``: int32 ``(n,)``. ``perplexity``,
             ``ifd``: float32 ``(n,)``, NaN where nothing of the answer fits in ``max_length``. ``tags``: a
             list of n lists. ``label_embeddings``: dictionary from tag to unit vector. ``quality``: float64
-            ``(n,)``, >= 0.
+            ``(n,)``, >= 0. ``target_embedding``: float32 ``(m, d)``.
 
         Raises:
             DataError: nothing provides the feature; the message says which column or setting would.

@@ -144,7 +144,11 @@ class _Run:
             {"data": data_key, "curate": [spec.model_dump() for spec in recipe.curate]},
             partial(stages.build_curate, work),
         )
-        features = {**recipe.features.model_dump(), "scorer": self.hashes.get("scorer")}
+        features = {
+            **recipe.features.model_dump(),
+            "scorer": self.hashes.get("scorer"),
+            "target": self.hashes.get("validation"),
+        }
         if self._wants_map():
             stage(self.log, "map", "map", {"pool": pool_key, **features}, partial(stages.build_map, work))
         seeds = recipe.compare.seeds if recipe.compare else [recipe.seed]

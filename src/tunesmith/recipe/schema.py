@@ -81,7 +81,7 @@ class DataSpec(_Strict):
     train: str
     """The pool to choose from and train on."""
     validation: str | None = None
-    """Rows for held-out loss while training; none by default."""
+    """Rows for held-out loss while training, and the target of selectors that aim at one; none by default."""
     test: str | None = None
     """Rows for the evaluation; when absent, ``holdout`` of the pool is set aside before anything else."""
     holdout: float = Field(default=0.1, gt=0, lt=1)

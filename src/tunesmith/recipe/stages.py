@@ -80,6 +80,16 @@ class Work:
         return load_from_disk(str(self.root / "data" / "test"))
 
     @cached_property
+    def validation(self) -> Dataset | None:
+        """The validation rows: the target of selectors that have one, and held-out loss while training."""
+        from tunesmith.data import read
+
+        spec = self.recipe.data
+        if spec.validation is None:
+            return None
+        return read(spec.validation, format=spec.format, columns=spec.columns or None, log=self.log).dataset
+
+    @cached_property
     def pool(self) -> Pool:
         """The pool with its features; what was computed before comes from the cache."""
         from tunesmith.data import Pool
@@ -89,6 +99,7 @@ class Work:
             self.dataset,
             encoder=spec.encoder,
             scorer=spec.scorer or (self.recipe.model.id if self.recipe.model else None),
+            target=self.validation,
             quality=spec.quality,
             tags=spec.tags,
             batch_size=spec.batch_size,
@@ -273,7 +284,7 @@ def build_train(work: Work, folder: Path, selection: Path, seed: int) -> dict[st
         work.tokenizer,
         encoded,
         output_dir=folder / "checkpoints",
-        validation=_validation(work),
+        validation=None if work.validation is None else _encoded(work, work.validation),
         seed=child_seed(seed, "train"),
         log=work.log,
         **arguments,
@@ -291,17 +302,6 @@ def build_train(work: Work, folder: Path, selection: Path, seed: int) -> dict[st
     write_json(folder / "train.json", {**facts, "losses": result.losses})
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return facts
-
-
-def _validation(work: Work) -> Dataset | None:
-    from tunesmith.data import read
-
-    spec = work.recipe.data
-    if spec.validation is None:
-        return None
-    return _encoded(
-        work, read(spec.validation, format=spec.format, columns=spec.columns or None, log=work.log).dataset
-    )
 
 
 def _encoded(work: Work, rows: Dataset) -> Dataset:

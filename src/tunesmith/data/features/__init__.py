@@ -24,6 +24,7 @@ _TABLE = {
     "tags": ("tags", None),
     "label_embeddings": ("tags", None),
     "quality": ("quality", None),
+    "target_embedding": ("target", "target"),
 }
 
 
@@ -43,6 +44,11 @@ def unavailable(name: str, pool: Pool) -> str | None:
     """Return what is missing for the feature ``name`` (a phrase that follows the name), or ``None``."""
     if _TABLE[name][1] == "scorer" and pool.scorer is None:
         return "needs a language model: set scorer to a bundled alias, a model folder or a Hub id."
+    if _TABLE[name][1] == "target" and pool.target is None:
+        return (
+            "needs rows of the task that the selection aims at: set target to a dataset; in a recipe they are "
+            "the rows of data.validation."
+        )
     if name == "ifd" and "messages" not in pool.has:
         return "needs rows with a prompt and an answer (column 'messages'); these rows have none."
     if name == "quality" and pool.quality == "ifd":
