@@ -19,9 +19,9 @@ from sklearn.linear_model import LogisticRegression
 from tunesmith.select import KMeansSelector, RandomSelector
 
 SEEDS = range(10)
-SPREAD = (
-    1.5  # random selection then reaches about 80 %; fixed on seeds 100 to 103 before the other arms were run
-)
+# Random selection reaches about 80 % with it, as in the calibration this follows. Settled with random selection alone
+# on seeds 100 to 103, but after a full run with a first value, where it reached 40 % and 7 of 10 comparisons held.
+SPREAD = 1.5
 ROWS, BUDGET, CLUSTERS, GOOD, JUNK, CLASSES, COLUMNS = 20_000, 400, 48, 20, 4, 8, 32
 
 
