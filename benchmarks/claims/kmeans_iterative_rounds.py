@@ -8,10 +8,11 @@ learner is logistic regression on all rows chosen so far. The score of a row is 
 given label minus that of the learner's own prediction, under a held-out scorer: logistic regression on 400
 clean rows, which stands in for a reward model. The prediction comes from a guide, the same learner at two
 strengths of fit (C of its regularisation): fitted to the end it recalls the labels it was given and the
-feedback is near 0, so the paper takes a checkpoint after one epoch. The set-up was settled after a look: the fully
-fitted guide alone came first (2 seeds, no gain), then C = 1, 0.01 and 0.001 (3 seeds), where 0.001 looked best for
-equal first weights and was left out for its time, so the table is not the most favourable setting. 400 rows are spent in three rounds over
-48 clusters; draws inside clusters ignore quality, so that the arms differ by the re-weighting alone.
+feedback is near 0, so the paper takes a checkpoint after one epoch. The set-up was settled after a look:
+the fully fitted guide alone came first (2 seeds, no gain), then C = 1, 0.01 and 0.001 (3 seeds), where
+0.001 looked best for equal first weights and was left out for its time, so the table is not the most
+favourable setting. 400 rows are spent in three rounds over 48 clusters; draws inside clusters ignore
+quality, so that the arms differ by the re-weighting alone.
 """
 
 from __future__ import annotations
