@@ -1,1 +1,1 @@
-"""models"""
+"""Architectures that papers bring. No method works yet; see `tunesmith papers list`."""
