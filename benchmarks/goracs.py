@@ -88,7 +88,7 @@ def compare(T: int, V: int, n: int, seed: int, everything: bool, patience: float
 def main() -> None:
     """Run everything and save docs/benchmarks/goracs.json."""
     large = [
-        isolated(__file__, "compare", T=5_000, V=1_000, n=20, seed=seed, everything=False, patience=60)
+        isolated(__file__, "compare", T=5_000, V=1_000, n=20, seed=seed, everything=False, patience=30)
         for seed in (0, 1)
     ]
     small = [

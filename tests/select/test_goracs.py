@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from tunesmith.core.errors import DataError, ParameterError
 from tunesmith.numerics.transport import cost_matrix, solve_exact
 from tunesmith.select.goracs import GORACSSelector, objective_cost, poo_score
+from tunesmith.select.goracs.kernels import ascend
 from tunesmith.select.goracs.objective import scales, unit_range
 from tunesmith.select.goracs.search import estimates, greedy, refine, rest_costs
 
@@ -388,3 +389,27 @@ def test_messages_of_budgets_and_sets():
     for rows in ([], [0, 0], [20], [-1], [0.5]):
         with pytest.raises(ParameterError, match=r"'indices' parameter of poo_score must be distinct ints"):
             poo_score(rows, X, Y)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), V=st.sampled_from([7, 30, 33]), n=st.integers(2, 8))
+def test_the_risen_bound_lies_between_the_first_bound_and_the_exact_value(seed, V, n):
+    rng = np.random.default_rng(seed)
+    C = rng.random((30, V))
+    rows = rng.choice(30, n, replace=False)
+    solved = solve_exact(C[rows])
+    i, outside = int(rng.integers(n)), np.setdiff1d(np.arange(30), rows)
+    keep = np.delete(np.arange(n), i)
+    rest = (C[rows[keep]] - solved.f[keep, None]).min(axis=0)
+    est, y = estimates(C, outside, rest[None], n)
+    first = solved.f[keep].sum() / n + rest.mean() + est
+    risen, duals = np.empty(outside.size), np.empty((outside.size, n))
+    ascend(C, rows, solved.f, i, outside, y, -(-V // n) - 1, np.inf, 50, risen, duals)
+    exact = [solve_exact(C[np.append(rows[keep], o)]).cost for o in outside]
+    assert (risen >= first - 1e-12).all()
+    assert (risen <= np.array(exact) + 1e-12).all()
+    for k, o in enumerate(outside):
+        new = rows.copy()
+        new[i] = o
+        semi_dual = duals[k].mean() + (C[new] - duals[k][:, None]).min(axis=0).mean()
+        assert risen[k] == pytest.approx(semi_dual, abs=1e-12)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numba import njit, prange
 from numpy.typing import NDArray
 
 from tunesmith.numerics import lazy_greedy
 from tunesmith.numerics.transport import Transport, solve_exact
+from tunesmith.select.goracs.kernels import ascend, estimate_parallel, estimate_serial
 
 __all__ = ["Chosen", "estimates", "greedy", "refine", "rest_costs"]
 
@@ -21,6 +22,11 @@ Indices = NDArray[np.int64]
 # An exchange must lower the objective by more than this, relatively: rounding must not start a cycle among
 # duplicated rows.
 _RELATIVE = 1e-12
+
+# Rounds of the dual's rise per pair, and pairs looked at together: few first, as the best-looking one often
+# helps.
+_ROUNDS = 12
+_CHUNKS = (8, 32, 128, 512)
 
 
 @dataclass
@@ -100,31 +106,6 @@ def rest_costs(reduced: Matrix) -> tuple[Matrix, Matrix, Indices]:
     return first, others.min(axis=0), holder
 
 
-@njit(cache=True, nogil=True)
-def _estimate(
-    k: int, cost: Matrix, rows: Indices, rest: Matrix, n: int, rank: int, out: Matrix, y: Matrix
-) -> None:
-    a = cost[rows[k]] - (rest[0] if rest.shape[0] == 1 else rest[k])
-    cut = np.partition(a, rank)[rank]
-    total = 0.0
-    for v in range(a.size):
-        total += min(a[v] - cut, 0.0)
-    y[k] = cut
-    out[k] = total / a.size + cut / n
-
-
-@njit(cache=True, nogil=True)
-def _serial(cost: Matrix, rows: Indices, rest: Matrix, n: int, rank: int, out: Matrix, y: Matrix) -> None:
-    for k in range(rows.size):
-        _estimate(k, cost, rows, rest, n, rank, out, y)
-
-
-@njit(parallel=True, cache=True, nogil=True)
-def _parallel(cost: Matrix, rows: Indices, rest: Matrix, n: int, rank: int, out: Matrix, y: Matrix) -> None:
-    for k in prange(rows.size):
-        _estimate(k, cost, rows, rest, n, rank, out, y)
-
-
 def estimates(
     cost: Matrix, rows: Indices, rest: Matrix, n: int, *, largest: bool = False
 ) -> tuple[Matrix, Matrix]:
@@ -144,7 +125,7 @@ def estimates(
     R = -(-V // n)
     out, y = np.empty(rows.size), np.empty(rows.size)
     # Waking the threads pays from about 10^5 entries on.
-    run = _serial if rows.size * V <= 1 << 17 else _parallel
+    run = estimate_serial if rows.size * V <= 1 << 17 else estimate_parallel
     run(cost, rows, np.atleast_2d(rest), n, V - R if largest else R - 1, out, y)
     return out, y
 
@@ -156,11 +137,13 @@ def refine(
 
     Members with the largest and outsiders with the smallest estimate are candidates. For a pair (i, o) the
     kept duals and y give a lower bound of the exact value after the exchange,
-    ``(sum_{s != i} u_s) / n + mean_v rest_v + max_y F_o(y)``; pairs whose bound is not below the present
-    value are never solved, the others are tried from the lowest bound on, with the duals as a warm start.
+    ``(sum_{s != i} u_s) / n + mean_v rest_v + max_y F_o(y)``, which `ascend` raises further. Pairs whose
+    bound is not below the present value are never solved; the others are tried from the lowest bound on, with
+    the duals as a warm start.
     With as many candidates as rows the result is therefore 1-exchange optimal.
 
-    Time per exchange: O((T + k c) V) for k members tried, and a few exact problems of n x V.
+    Time per exchange: O(T V) for the estimates, O(n V) for each pair whose bound must be raised, and a few
+    exact problems of n x V.
 
     Args:
         cost: ``(T, V)``.
@@ -199,14 +182,17 @@ def _exchange(
     est_out, start_out = estimates(cost, outside, first[None], n, largest=official)
     worst = np.argsort(-est_in, kind="stable")[:candidates]
     best = np.argsort(est_out, kind="stable")[:candidates]
+    pairs: Iterator[tuple[Indices, Matrix]]
     if official:
-        pairs = ((i, o, 0.0) for i in worst[::-1] for o in best)
+        pairs = (
+            (np.append(np.delete(rows, i), outside[o]), np.append(np.delete(state.f, i), start_out[o]))
+            for i in worst[::-1]
+            for o in best
+        )
     else:
-        pairs = _promising(cost, outside, best, worst, own, state.f, est_out, float(first.mean()), limit)
-    for i, o, y in pairs:
-        new = np.append(np.delete(rows, i), outside[o])
-        warm = np.append(np.delete(state.f, i), start_out[o] if official else y)
-        trial = solve_exact(cost[new], start=(warm, state.g))
+        pairs = _promising(cost, rows, outside[best], est_out[best], worst, own, state.f, limit)
+    for new, dual in pairs:
+        trial = solve_exact(cost[new], start=(dual, (cost[new] - dual[:, None]).min(axis=0)))
         done.solves += 1
         if trial.cost < limit:
             return new, trial
@@ -215,26 +201,38 @@ def _exchange(
 
 def _promising(
     cost: Matrix,
+    rows: Indices,
     outside: Indices,
-    best: Indices,
+    est_out: Matrix,
     worst: Indices,
     own: Matrix,
     dual: Matrix,
-    est_out: Matrix,
-    mean_first: float,
     limit: float,
-) -> Any:
-    """Yield the pairs that the bounds allow, worst member and lowest bound first, with the new row's dual."""
-    n = dual.size
+) -> Iterator[tuple[Indices, Matrix]]:
+    """Yield the sets that the bounds allow, with a dual near their own; worst member and lowest bound first."""
+    n, V = rows.size, cost.shape[1]
+    rank = -(-V // n) - 1
+    first = own.min(axis=0)
     for i in worst:
         kept = float(dual.sum() - dual[i]) / n
         # What the others leave only rises when i goes, so the estimate with i still there bounds from below.
-        able = best[kept + mean_first + est_out[best] < limit]
-        if not able.size:
-            continue
-        est, y = estimates(cost, outside[able], own[i][None], n)
+        able = np.flatnonzero(kept + float(first.mean()) + est_out < limit)
+        est, start = estimates(cost, outside[able], own[i][None], n)
         bound = kept + float(own[i].mean()) + est
-        for k in np.argsort(bound, kind="stable"):
-            if bound[k] >= limit:
+        order = np.argsort(bound, kind="stable")
+        order = order[bound[order] < limit]
+        at = 0
+        for size in itertools.chain(_CHUNKS, itertools.repeat(_CHUNKS[-1])):
+            if at >= order.size:
                 break
-            yield i, able[k], y[k]
+            part = order[at : at + size]
+            at += size
+            reached, duals = np.empty(part.size), np.empty((part.size, n))
+            ascend(
+                cost, rows, dual, i, outside[able[part]], start[part], rank, limit, _ROUNDS, reached, duals
+            )
+            for k in np.argsort(reached, kind="stable"):
+                if reached[k] >= limit:
+                    break
+                new = np.append(np.delete(rows, i), outside[able[part[k]]])
+                yield new, np.append(np.delete(duals[k], i), duals[k, i])
