@@ -329,7 +329,7 @@ def test_a_feature_nothing_provides(make: Any) -> None:
     assert str(error.value) == (
         "nothing provides the feature 'qualty': the rows have no column of that name, and it is not computed. "
         "Did you mean 'quality'? Computed features: embedding, length, perplexity, ifd, tags, label_embeddings, "
-        "quality. Columns: messages, _row, _source."
+        "quality, target_embedding. Columns: messages, _row, _source."
     )
 
 
