@@ -1,4 +1,4 @@
-"""The quickstart recipe over several seeds: does choosing beat chance, and how long does the demo take?
+"""The quickstart recipe over several seeds: does choosing beat chance?
 
     python benchmarks/quickstart.py [output=runs/quickstart-seeds] [seeds=0,1,2]
 
@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 from _common import machine, save, versions
-from tunesmith.core.events import read_events
 from tunesmith.core.files import read_json
 from tunesmith.recipe import run
 
@@ -52,7 +51,6 @@ def main() -> None:
             "command": "python benchmarks/quickstart.py",
             "arms": table,
             "pairs": pairs,
-            "seconds per stage": seconds(result.directory),
             "machine": machine(),
             "environment": versions("torch", "transformers", "peft", "trl", "tunesmith"),
         },
@@ -69,15 +67,6 @@ def verdict(pair: dict) -> str:
         else "is not told apart from"
     )
     return f"{pair['arm']} {how} {pair['baseline']} ({pair['delta']:+.3f}, {pair['low']:+.3f} to {pair['high']:+.3f})"
-
-
-def seconds(directory: Path) -> list[dict]:
-    """Return the time of each stage of the first seed, which is what the demo runs."""
-    return [
-        {"stage": event["stage"], "arm": event.get("arm", ""), "seconds": event["seconds"]}
-        for event in read_events(directory / "events.jsonl")
-        if event["kind"] == "stage" and event.get("status") == "finished" and event.get("seed", 0) == 0
-    ]
 
 
 def show(event: dict) -> None:
