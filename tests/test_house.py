@@ -29,7 +29,6 @@ LONG_FILES = {
 
 # Families whose few members share no behaviour yet that a suite could check.
 NO_SUITE = {
-    "curate": "one utility so far; the contract is tested in tests/curate",
     "train": "one trainer so far; tested in tests/trainers",
     "evaluate": "plain metrics; tested in tests/metrics",
 }
