@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.core.errors import DataError
+from tunesmith.engine.prompts import prompt_ids, render_prompt
+from tunesmith.engine.prompts import start_ids as _start
+from tunesmith.engine.prompts import text_ids as _ids
 
 __all__ = ["EncodedRow", "encode_messages", "encode_text", "prompt_ids", "render_prompt"]
 
@@ -36,18 +39,6 @@ class EncodedRow:
     def labels(self) -> list[int]:
         """The ids with -100 where nothing is learned, as transformers' losses want them."""
         return [i if t else -100 for i, t in zip(self.input_ids, self.trained, strict=True)]
-
-
-def render_prompt(messages: Sequence[Message], tokenizer: Any) -> str:
-    """Return the text that asks the model for the next assistant turn after ``messages``."""
-    if getattr(tokenizer, "chat_template", None):
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
-    return "".join(_plain_turn(m) for m in messages)
-
-
-def prompt_ids(messages: Sequence[Message], tokenizer: Any) -> list[int]:
-    """Return the token ids of `render_prompt`, with the BOS token where the tokenizer asks for one."""
-    return _start(tokenizer, _ids(render_prompt(messages, tokenizer), tokenizer))
 
 
 def encode_messages(
@@ -121,18 +112,6 @@ def _render_with(messages: Sequence[Message], tokenizer: Any) -> str:
 
 def _plain_turn(message: Message) -> str:
     return message["content"] + "\n"
-
-
-def _ids(text: str, tokenizer: Any) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
-
-
-def _start(tokenizer: Any, ids: list[int]) -> list[int]:
-    """Put the BOS token in front when the tokenizer adds one and the template has not already done so."""
-    bos = getattr(tokenizer, "bos_token_id", None)
-    if bos is None or not getattr(tokenizer, "add_bos_token", False) or (ids and ids[0] == bos):
-        return ids
-    return [bos, *ids]
 
 
 def _until_end(answer: list[int], tokenizer: Any, learn: bool, everything: bool) -> list[bool]:

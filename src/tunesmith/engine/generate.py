@@ -1,4 +1,8 @@
-"""Answers of a causal language model to many prompts: greedy, in batches of similar length."""
+"""Answers of a causal language model to many prompts, greedy or sampled, in batches of similar length.
+
+A sampled token is drawn by inverting the cumulative distribution at a uniform number that belongs to the prompt's
+own seed and the step, so that an answer does not depend on what else is in its batch.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tunesmith.core.errors import DataError, ParameterError
 from tunesmith.core.events import EventLog
@@ -24,9 +31,11 @@ def generate(
     *,
     max_new_tokens: int,
     batch_size: int = 64,
+    temperature: float = 0.0,
+    seeds: Sequence[int] | None = None,
     log: EventLog | None = None,
 ) -> list[str]:
-    """Return the greedy answer to each prompt.
+    """Return the answer to each prompt.
 
     Prompts are sorted by length and padded on the left, with positions counted from each prompt's own start,
     so an answer does not depend on what else is in its batch, but for rounding. Sampling settings that the
@@ -35,16 +44,19 @@ def generate(
     Args:
         model: a transformers causal language model, or a ``PeftModel`` of one.
         tokenizer: its tokenizer.
-        prompts: token ids, not empty (see `data.templates.prompt_ids`).
+        prompts: token ids, not empty (see `engine.prompts.prompt_ids`).
         max_new_tokens: longest answer in tokens, at least 1.
         batch_size: most prompts per batch; fewer where they and their answers exceed 16,384 tokens.
+        temperature: 0 takes the likeliest token; above 0 tokens are drawn from ``softmax(logits / temperature)``.
+        seeds: one int >= 0 per prompt, for drawing; by default the prompts are numbered from 0.
         log: receives ``progress`` events.
 
     Returns:
         The answers in the order of the prompts, without special tokens and outer white space.
 
     Raises:
-        ParameterError: ``max_new_tokens`` or ``batch_size`` is below 1.
+        ParameterError: ``max_new_tokens`` or ``batch_size`` is below 1, ``temperature`` is negative or not
+            finite, or there is not one seed >= 0 per prompt.
         DataError: a prompt is empty.
     """
     import torch
@@ -58,6 +70,11 @@ def generate(
             raise DataError(
                 "the prompt has no tokens, so there is nothing to answer.", source="prompts", row=i
             )
+    if not 0 <= temperature < float("inf"):
+        raise ParameterError("temperature", generate, "a finite number >= 0", temperature)
+    seeds = range(len(prompts)) if seeds is None else seeds
+    if len(seeds) != len(prompts) or any(seed < 0 for seed in seeds):
+        raise ParameterError("seeds", generate, f"one int >= 0 for each of the {len(prompts)} prompts", seeds)
     ends = _end_ids(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
     config = GenerationConfig(
@@ -81,11 +98,16 @@ def generate(
             for place, i in enumerate(rows):
                 ids[place, width - len(prompts[i]) :] = torch.as_tensor(prompts[i], dtype=torch.long)
                 seen[place, width - len(prompts[i]) :] = 1
+            draw = None
+            if temperature > 0:
+                uniform = [np.random.default_rng(seeds[i]).random(max_new_tokens) for i in rows]
+                draw = [_draw(np.stack(uniform), temperature, width)]
             with torch.inference_mode(), _quiet():
                 out = model.generate(
                     input_ids=ids.to(model.device),
                     attention_mask=seen.to(model.device),
                     generation_config=config,
+                    logits_processor=draw,
                 )
             texts = tokenizer.batch_decode(out[:, width:].cpu(), skip_special_tokens=True)
             for i, text in zip(rows, texts, strict=True):
@@ -95,6 +117,21 @@ def generate(
     finally:
         model.train(was_training)
     return answers
+
+
+def _draw(uniform: NDArray[np.float64], temperature: float, width: int) -> Any:
+    """Return a logits processor that leaves one token per row possible, the one drawn at ``uniform[row, step]``."""
+    import torch
+
+    def processor(input_ids: Any, scores: Any) -> Any:
+        # float32 sums of 50,000 probabilities are off by 1e-5; devices without float64 have to live with it.
+        kind = torch.float32 if scores.device.type == "mps" else torch.float64
+        heap = (scores.float() / temperature).softmax(-1).to(kind).cumsum(-1)
+        at = torch.as_tensor(uniform[:, [input_ids.shape[1] - width]]).to(heap)
+        token = torch.searchsorted(heap, at * heap[:, -1:], right=True).clamp_(max=heap.shape[1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+
+    return processor
 
 
 def _batches(lengths: list[int], new: int, batch_size: int) -> Iterator[list[int]]:
