@@ -6,9 +6,12 @@ from tunesmith.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from tunesmith.curate._base import CurateReport, Curator
+    from tunesmith.curate.clear.correcting import AutoCorrect
+    from tunesmith.curate.clear.detector import BSDetector
+    from tunesmith.curate.clear.filtering import AutoFilter
     from tunesmith.curate.dedup import Deduplicate
 
-__all__ = ["CurateReport", "Curator", "Deduplicate"]
+__all__ = ["AutoCorrect", "AutoFilter", "BSDetector", "CurateReport", "Curator", "Deduplicate"]
 
 __getattr__, __dir__ = lazy_exports(
     __name__, {"CurateReport": "_base", "Curator": "_base", "Deduplicate": "dedup"}

@@ -18,7 +18,14 @@ from tunesmith.core.files import atomic_open, read_json, write_json
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["CurateReport", "Curator"]
+__all__ = ["DETAIL", "CurateReport", "Curator"]
+
+DETAIL = " → "
+"""What follows it in a reason is about that row alone (the row it repeats, a score) and is not counted apart."""
+
+
+def _kinds(reasons: Iterable[str]) -> Counter[str]:
+    return Counter(reason.partition(DETAIL)[0] for reason in reasons)
 
 
 @dataclass
@@ -28,7 +35,8 @@ class CurateReport:
     Attributes:
         n_in: rows that came in.
         n_out: rows that went out.
-        reasons: dropped rows by reason, most frequent first.
+        reasons: dropped rows by reason, most frequent first; what a reason says about one row alone, after an
+            arrow, is left out here.
         dropped: ``(row, reason)`` of each dropped row.
         changed: ``(row, reason, old, new)`` of each changed row; ``old`` and ``new`` are the texts before and
             after.
@@ -64,8 +72,8 @@ class CurateReport:
         """Return ``(action, reason, rows)``, dropped rows first, each group most frequent first."""
         groups = (
             ("dropped", self.reasons),
-            ("changed", Counter(reason for _, reason, _, _ in self.changed)),
-            ("kept", Counter(reason for _, reason in self.noted)),
+            ("changed", _kinds(reason for _, reason, _, _ in self.changed)),
+            ("kept", _kinds(reason for _, reason in self.noted)),
         )
         return [
             (action, reason, count)
@@ -144,7 +152,7 @@ class Curator(TransformerMixin, BaseEstimator):
         self.report_ = CurateReport(
             n_in=len(dataset),
             n_out=int(keep.sum()),
-            reasons=dict(Counter(reason for _, reason in dropped).most_common()),
+            reasons=dict(_kinds(reason for _, reason in dropped).most_common()),
             dropped=dropped,
             changed=sorted(changed),
             noted=sorted(noted),

@@ -16,6 +16,7 @@ __all__ = [
     "TEXT_COLUMNS",
     "completion_text",
     "iter_rows",
+    "last_answer",
     "prompt_messages",
     "prompt_text",
     "row_kind",
@@ -39,7 +40,7 @@ def row_kind(row: Row) -> str:
 def prompt_messages(row: Row) -> list[dict[str, str]]:
     """Return the messages before the last assistant turn; all of them where there is none."""
     messages = list(row["messages"])
-    last = _last_answer(messages)
+    last = last_answer(messages)
     return messages if last is None else messages[:last]
 
 
@@ -58,7 +59,7 @@ def completion_text(row: Row) -> str:
     """Return the answer: content of the last assistant turn, a pair's positive, or the whole raw text."""
     kind = row_kind(row)
     if kind == "messages":
-        last = _last_answer(row["messages"])
+        last = last_answer(row["messages"])
         return "" if last is None else str(row["messages"][last]["content"])
     return str(row["text"] if kind == "text" else row["positive"])
 
@@ -88,7 +89,8 @@ def _text_only(dataset: Any) -> Any:
     return dataset.select_columns(columns).with_format("arrow")
 
 
-def _last_answer(messages: Sequence[Mapping[str, str]]) -> int | None:
+def last_answer(messages: Sequence[Mapping[str, str]]) -> int | None:
+    """Return the place of the last assistant turn, ``None`` where there is none."""
     for i in range(len(messages) - 1, -1, -1):
         if messages[i]["role"] == "assistant":
             return i

@@ -20,6 +20,7 @@ from tunesmith.core.files import atomic_dir, cache_dir, hash_text, hash_tree
 __all__ = [
     "ALIASES",
     "auto_dtype",
+    "load_classifier",
     "load_encoder",
     "load_model",
     "load_tokenizer",
@@ -151,6 +152,23 @@ def load_model(
             trust_remote_code=trust_remote_code,
         )
     return model.to(device).eval()
+
+
+def load_classifier(model_id: str, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """Load a sequence-classification model in float32 and evaluation mode, with its tokenizer.
+
+    Raises:
+        MissingModelError: the model cannot be found or reached.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    tokenizer = load_tokenizer(model_id, trust_remote_code=trust_remote_code)
+    with _quiet(), _missing(model_id):
+        model = AutoModelForSequenceClassification.from_pretrained(
+            resolve_model(model_id), dtype=torch.float32, trust_remote_code=trust_remote_code
+        )
+    return model.eval(), tokenizer
 
 
 def resolve_encoder(encoder_id: str) -> str:
