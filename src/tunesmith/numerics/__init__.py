@@ -1,4 +1,5 @@
-"""The shared maths: splitting budgets, weighted draws, k-means, greedy choice with falling gains."""
+"""The shared maths: splitting budgets, weighted draws, k-means, greedy choice with falling gains, random
+sketches, per-example gradients."""
 
 from typing import TYPE_CHECKING
 
@@ -8,19 +9,28 @@ if TYPE_CHECKING:
     from tunesmith.numerics.allocation import allocate
     from tunesmith.numerics.coverage import Concave, ConcaveCoverage, GreedyResult
     from tunesmith.numerics.draws import group_softmax, row_gumbel, top_by_group, weighted_draw
+    from tunesmith.numerics.gradients import ExampleGradients, per_example_grad_norms, projected_gradients
     from tunesmith.numerics.greedy import lazy_greedy
     from tunesmith.numerics.lloyd import KMeansResult, kmeans, nearest_center
+    from tunesmith.numerics.sketches import HartleySketch, SignSketch, SparseSketch, hartley
 
 __all__ = [
     "Concave",
     "ConcaveCoverage",
+    "ExampleGradients",
     "GreedyResult",
+    "HartleySketch",
     "KMeansResult",
+    "SignSketch",
+    "SparseSketch",
     "allocate",
     "group_softmax",
+    "hartley",
     "kmeans",
     "lazy_greedy",
     "nearest_center",
+    "per_example_grad_norms",
+    "projected_gradients",
     "row_gumbel",
     "top_by_group",
     "weighted_draw",
@@ -31,13 +41,20 @@ __getattr__, __dir__ = lazy_exports(
     {
         "Concave": "coverage",
         "ConcaveCoverage": "coverage",
+        "ExampleGradients": "gradients",
         "GreedyResult": "coverage",
+        "HartleySketch": "sketches",
         "KMeansResult": "lloyd",
+        "SignSketch": "sketches",
+        "SparseSketch": "sketches",
         "allocate": "allocation",
         "group_softmax": "draws",
+        "hartley": "sketches",
         "kmeans": "lloyd",
         "lazy_greedy": "greedy",
         "nearest_center": "lloyd",
+        "per_example_grad_norms": "gradients",
+        "projected_gradients": "gradients",
         "row_gumbel": "draws",
         "top_by_group": "draws",
         "weighted_draw": "draws",
