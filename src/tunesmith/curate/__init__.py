@@ -14,5 +14,13 @@ if TYPE_CHECKING:
 __all__ = ["AutoCorrect", "AutoFilter", "BSDetector", "CurateReport", "Curator", "Deduplicate"]
 
 __getattr__, __dir__ = lazy_exports(
-    __name__, {"CurateReport": "_base", "Curator": "_base", "Deduplicate": "dedup"}
+    __name__,
+    {
+        "AutoCorrect": "clear.correcting",
+        "AutoFilter": "clear.filtering",
+        "BSDetector": "clear.detector",
+        "CurateReport": "_base",
+        "Curator": "_base",
+        "Deduplicate": "dedup",
+    },
 )
