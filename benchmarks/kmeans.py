@@ -1,6 +1,9 @@
-"""k-means for large pools against scikit-learn and FAISS: wall time, inertia, peak memory.
+"""k-means for large pools against scikit-learn and FAISS: processor time, inertia, peak memory.
 
-    python benchmarks/kmeans.py [rows] [clusters]        (default 300000 1024; the target is 1000000 1024)
+    OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/kmeans.py [rows] [clusters]
+
+The default is 300000 1024, the target 1000000 1024, where scikit-learn needs most of an hour. Times are those of
+the processor, all threads together: on one thread they do not depend on what else the machine does.
 
 Data: 384 columns like sentence embeddings: 3,000 overlapping components with Zipf-distributed weights, noise
 as large as the spread of the centres, a falling spectrum, rows of length 1. All run with one seeding and
@@ -11,6 +14,7 @@ the nearest centre of every row afterwards.
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -41,7 +45,7 @@ def ours(n: int, k: int) -> dict[str, Any]:
     from tunesmith.numerics import kmeans
 
     X = embeddings(n)
-    seconds, result = timed(lambda: kmeans(X, k, random_state=0))
+    seconds, result = timed(lambda: kmeans(X, k, random_state=0), clock=time.process_time)
     return {"library": "tunesmith", "seconds": seconds, "inertia": result.inertia, "steps": result.n_iter}
 
 
@@ -50,7 +54,7 @@ def scikit_learn(n: int, k: int) -> dict[str, Any]:
     from sklearn.cluster import KMeans
 
     X = embeddings(n)
-    seconds, result = timed(lambda: KMeans(k, n_init=1, random_state=0).fit(X))
+    seconds, result = timed(lambda: KMeans(k, n_init=1, random_state=0).fit(X), clock=time.process_time)
     return {
         "library": "scikit-learn KMeans",
         "seconds": seconds,
@@ -72,7 +76,7 @@ def faiss(n: int, k: int) -> dict[str, Any]:
         model.train(X)
         model.index.search(X, 1)
 
-    seconds, _ = timed(run)
+    seconds, _ = timed(run, clock=time.process_time)
     return {
         "library": "FAISS Kmeans",
         "seconds": seconds,
@@ -94,7 +98,8 @@ def summarise(n: int, k: int, runs: list[dict[str, Any]]) -> str:
     return (
         f"At {n:,} rows of {COLUMNS} columns and {k:,} clusters "
         + "; ".join(against(row) for row in runs[1:])
-        + ". The target named 10^6 rows; `python benchmarks/kmeans.py 1000000 1024` runs that size."
+        + " (processor time)."
+        + ("" if n >= 1_000_000 else " The target named 10^6 rows; the same command runs that size.")
     )
 
 
@@ -116,7 +121,7 @@ def main() -> None:
         "rows": n,
         "clusters": k,
         "targets": {"times_faster_than_scikit_learn": 3, "inertia_within_percent": 1},
-        "command": f"python benchmarks/kmeans.py {n} {k}",
+        "command": f"OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/kmeans.py {n} {k}",
         "machine": machine(),
         "versions": versions("numpy", "scipy", "scikit-learn", "faiss-cpu"),
     }

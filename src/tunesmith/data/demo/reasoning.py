@@ -16,14 +16,14 @@ from tunesmith.data.demo.items import Item, package_folder
 __all__ = ["FAMILIES", "OTHER_FAMILIES", "make_tasks", "score"]
 
 FAMILIES: dict[str, dict[str, Any]] = {
-    "chain_sum": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1},
-    "products": {"min_digits": 1, "max_digits": 1},
-    "letter_counting": {"min_words": 3, "max_words": 5},
-    "number_filtering": {"min_numbers": 2, "max_numbers": 4, "max_decimals": 0},
     "needle_haystack": {"min_num_statements": 3, "max_num_statements": 3},
-    "syllogism": {},
+    "number_filtering": {"min_numbers": 2, "max_numbers": 4, "max_decimals": 0},
+    "number_format": {"min_num_candidates": 2, "max_num_candidates": 3},
+    "sentence_reordering": {"min_words_in_sentence": 4, "max_words_in_sentence": 6},
+    "word_sorting": {"min_words": 3, "max_words": 3},
+    "word_sequence_reversal": {"min_words": 3, "max_words": 4},
+    "calendar_arithmetic": {},
     "number_sequence": {"min_terms": 4, "max_terms": 5, "max_complexity": 1},
-    "gcd": {"max_value": 60},
 }
 OTHER_FAMILIES: dict[str, dict[str, Any]] = {
     "coin_flip": {},

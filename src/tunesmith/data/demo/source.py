@@ -45,10 +45,10 @@ class Mix:
     """
 
     rows: int = 400
-    duplicates: float = 0.25
-    corrupted: float = 0.25
+    duplicates: float = 0.15
+    corrupted: float = 0.5
     off_topic: float = 0.15
-    calls: float = 0.5
+    calls: float = 0.75
     test_rows: int = 100
     validation_rows: int = 40
 
