@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NO_PAGE = {
     "select.random": "the baseline that every comparison names",
     "curate.dedup": "a utility, described in how-to/data.md",
+    "curate.near_dedup": "a utility, described in how-to/clean.md",
+    "curate.contamination": "a utility, described in how-to/clean.md",
     "train.sft": "TRL's own trainer behind our contract, described in how-to/train.md",
     "evaluate.exact_match": "a plain metric, described in how-to/train.md",
     "evaluate.task_score": "a plain metric, described in how-to/train.md",

@@ -66,6 +66,47 @@ ROWS = [
         changes={"on": "prompt"},
     ),
     Row("curate.dedup", lambda: {"on": "prompt"}, changes={"on": "row"}, says="prompt"),
+    Row(
+        "curate.near_dedup",
+        bad=(
+            ("by", "sound", "'words', 'embedding' or 'image'"),
+            ("on", "answer", "'row' or 'prompt'"),
+            ("threshold", 0, "None or a float in (0, 1]"),
+            ("ngram", 0, "an int >= 1"),
+            ("groups", 0, "None or an int >= 1"),
+            ("probes", -1, "None or an int >= 0"),
+        ),
+        changes={"threshold": 0.4},
+    ),
+    Row(
+        "curate.near_dedup",
+        lambda: {"on": "prompt", "threshold": 0.95},
+        changes={"ngram": 2},
+        says="prompt",
+    ),
+    Row(
+        "curate.contamination",
+        lambda: {"against": conversations(40).select([2, 7, 35])},
+        bad=(
+            ("by", "sound", "'words', 'embedding' or 'both'"),
+            ("on", "answer", "'prompt' or 'row'"),
+            ("action", "mark", "'drop' or 'flag'"),
+            ("ngram", 0, "an int >= 1"),
+            ("common", 0, "an int >= 1"),
+            ("share", 1.5, "a float in [0, 1]"),
+            ("threshold", 0, "a float in (0, 1]"),
+            ("against", 3, "paths, ids or datasets"),
+        ),
+        changes={"ngram": 4, "share": 0.0},
+    ),
+    Row(
+        "curate.contamination",
+        lambda: {"against": conversations(40).select([2, 7, 35]), "action": "flag"},
+        changes={"on": "row"},
+        drops=False,
+        columns=("contamination",),
+        says="flag",
+    ),
 ]
 every = pytest.mark.parametrize("row", ROWS, ids=str)
 BAD = [(row, *bad) for row in ROWS for bad in row.bad]

@@ -9,18 +9,33 @@ if TYPE_CHECKING:
     from tunesmith.curate.clear.correcting import AutoCorrect
     from tunesmith.curate.clear.detector import BSDetector
     from tunesmith.curate.clear.filtering import AutoFilter
+    from tunesmith.curate.decontaminate import ContaminationFilter, contamination
     from tunesmith.curate.dedup import Deduplicate
+    from tunesmith.curate.near.deduplicate import NearDeduplicate
 
-__all__ = ["AutoCorrect", "AutoFilter", "BSDetector", "CurateReport", "Curator", "Deduplicate"]
+__all__ = [
+    "AutoCorrect",
+    "AutoFilter",
+    "BSDetector",
+    "ContaminationFilter",
+    "CurateReport",
+    "Curator",
+    "Deduplicate",
+    "NearDeduplicate",
+    "contamination",
+]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "ContaminationFilter": "decontaminate",
         "AutoCorrect": "clear.correcting",
         "AutoFilter": "clear.filtering",
         "BSDetector": "clear.detector",
         "CurateReport": "_base",
         "Curator": "_base",
         "Deduplicate": "dedup",
+        "NearDeduplicate": "near.deduplicate",
+        "contamination": "decontaminate",
     },
 )
