@@ -2,10 +2,10 @@
 
     python benchmarks/goracs.py
 
-Both start from the same greedy set, whose time counts for both. The naive search tries pairs (member,
-outsider) in random order, solves each exact problem anew with ``ot.emd2`` and takes the first that is lower;
-it stops when it is as low as GORACS, when no pair is left, or at its time limit. At the small size it runs to
-its end.
+Both start from the same greedy set, whose time counts for both. Ours looks at all pairs; what the paper's 30 by
+30 candidates reach is shown beside it. The naive search tries pairs (member, outsider) in random order, solves
+each exact problem anew with ``ot.emd2`` and takes the first that is lower; it stops when it is as low as ours,
+when no pair is left, or at its time limit, a multiple of our time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def problem(T: int, V: int, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray
     return X, centres[rng.choice(40, V, p=valid)] + rng.standard_normal((V, 32))
 
 
-def compare(T: int, V: int, n: int, seed: int, everything: bool, patience: float) -> dict[str, Any]:
+def compare(T: int, V: int, n: int, seed: int, patience: float) -> dict[str, Any]:
     """One pool: our selector, then the naive search."""
     import ot
 
@@ -36,8 +36,11 @@ def compare(T: int, V: int, n: int, seed: int, everything: bool, patience: float
     from tunesmith.select.goracs.search import greedy
 
     X, Y = problem(T, V, seed)
-    selector = GORACSSelector(n_candidates=None if everything else 30, max_exchanges=10_000)
-    selector.fit(X[:50], target_embedding=Y[:20]).select(5)  # compile
+    selector = GORACSSelector(max_exchanges=10_000)
+    paper = GORACSSelector(n_candidates=30, max_exchanges=10_000)
+    for rows in (X[:50], X[: T // 2]):  # load what is compiled, for one thread and for all
+        paper.fit(rows, target_embedding=Y).select(5)
+    paper_s, _ = timed(lambda: paper.fit(X, target_embedding=Y).select(n))
     ours_s, _ = timed(lambda: selector.fit(X, target_embedding=Y).select(n))
     ours = selector.objective_path_[-1]
 
@@ -75,6 +78,10 @@ def compare(T: int, V: int, n: int, seed: int, everything: bool, patience: float
         "ours_exchanges": selector.n_exchanges_,
         "ours_solves": selector.n_solves_,
         "ours_s": ours_s,
+        "proven_1_exchange_optimal": selector.optimal_,
+        "paper_objective": paper.objective_path_[-1],
+        "paper_exchanges": paper.n_exchanges_,
+        "paper_s": paper_s,
         "naive_objective": value,
         "naive_exchanges": exchanges,
         "naive_solves": solves,
@@ -87,25 +94,24 @@ def compare(T: int, V: int, n: int, seed: int, everything: bool, patience: float
 
 def main() -> None:
     """Run everything and save docs/benchmarks/goracs.json."""
-    large = [
-        isolated(__file__, "compare", T=5_000, V=1_000, n=20, seed=seed, everything=False, patience=30)
-        for seed in (0, 1)
-    ]
-    small = [
-        isolated(__file__, "compare", T=300, V=101, n=8, seed=seed, everything=True, patience=3000)
-        for seed in (0, 1, 2)
-    ]
+    large = [isolated(__file__, "compare", T=5_000, V=1_000, n=20, seed=seed, patience=30) for seed in (0, 1)]
+    small = [isolated(__file__, "compare", T=300, V=101, n=8, seed=seed, patience=3000) for seed in (0, 1, 2)]
     ratio = min(row["ratio"] for row in large)
-    sure = all(row["naive_as_low"] or row["naive_finished"] for row in large)
+    met = all(row["naive_as_low"] or row["naive_finished"] for row in large)
     no_worse = all(row["ours_objective"] <= row["naive_objective"] + 1e-9 for row in large)
-    gaps = [row["ours_objective"] / row["naive_objective"] - 1 for row in small]
+
+    def gaps(rows: list[dict[str, Any]], other: str) -> str:
+        found = [row["ours_objective"] / row[f"{other}_objective"] - 1 for row in rows]
+        return f"{min(found):+.1%} to {max(found):+.1%}"
+
     result = {
-        "title": "GORACS: exchanges pruned by transport duals",
+        "title": "GORACS: exchanges ruled out by transport duals",
         "summary": (
-            f"5,000 x 1,000, budget 20: {'' if sure else 'at least '}{ratio:,.0f} times faster than greedy "
-            f"and naive exchanges with ot.emd2, objective no worse: {'yes' if no_worse else 'no'}. Where the "
-            f"naive search runs to its end (300 x 101, budget 8), our objective differs from its own by "
-            f"{min(gaps):+.2%} to {max(gaps):+.2%}."
+            f"5,000 x 1,000, budget 20: {'' if met else 'at least '}{ratio:,.0f} times faster than greedy and "
+            f"naive exchanges with ot.emd2, objective no worse: {'yes' if no_worse else 'no'} "
+            f"({gaps(large, 'naive')} against where naive exchanges stood when they ended or their time was up, "
+            f"{gaps(large, 'paper')} against the paper's 30 by 30 candidates). At 300 x 101, budget 8: "
+            f"{gaps(small, 'naive')} against naive exchanges."
         ),
         "large": large,
         "small": small,

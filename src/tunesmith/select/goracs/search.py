@@ -1,9 +1,19 @@
-"""The two stages of GORACS on a cost matrix: greedy start, then exchanges pruned by transport duals."""
+"""The two stages of GORACS on a cost matrix: greedy start, then exchanges pruned by transport duals.
+
+**Cutting planes.** Let member i leave S and an outsider o come. For any dual u of the members that stay and
+any y of the newcomer the semi-dual gives
+
+    OT_C(S - i + o) >= (1/n) sum_{s != i} u_s + mean_v r_v + F_o(y),    r_v = min_{s != i} (C_sv - u_s),
+
+with F_o as in `estimates`. The bound holds for **every** o, so each dual found on the way, above all the
+optimal dual of a pair that was solved in vain, is held against all other outsiders at once: O(T V). Rows are
+alike, so a few such planes raise the bounds of nearly all outsiders above the present value; what remains is
+solved from the lowest bound on. Exact: no pair is dropped unless its value is proven not to be lower.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -12,7 +22,7 @@ from numpy.typing import NDArray
 
 from tunesmith.numerics import lazy_greedy
 from tunesmith.numerics.transport import Transport, solve_exact
-from tunesmith.select.goracs.kernels import ascend, estimate_parallel, estimate_serial
+from tunesmith.select.goracs.kernels import estimate_parallel, estimate_serial, raise_parallel, raise_serial
 
 __all__ = ["Chosen", "estimates", "greedy", "refine", "rest_costs"]
 
@@ -23,10 +33,8 @@ Indices = NDArray[np.int64]
 # duplicated rows.
 _RELATIVE = 1e-12
 
-# Rounds of the dual's rise per pair, and pairs looked at together: few first, as the best-looking one often
-# helps.
-_ROUNDS = 12
-_CHUNKS = (8, 32, 128, 512)
+# Waking the threads pays from about this many entries on.
+_SERIAL = 1 << 17
 
 
 @dataclass
@@ -124,115 +132,178 @@ def estimates(
     V = cost.shape[1]
     R = -(-V // n)
     out, y = np.empty(rows.size), np.empty(rows.size)
-    # Waking the threads pays from about 10^5 entries on.
-    run = estimate_serial if rows.size * V <= 1 << 17 else estimate_parallel
+    run = estimate_serial if rows.size * V <= _SERIAL else estimate_parallel
     run(cost, rows, np.atleast_2d(rest), n, V - R if largest else R - 1, out, y)
     return out, y
 
 
+@dataclass
+class _Search:
+    """A set under refinement, and what earlier steps leave to later ones.
+
+    Attributes:
+        cost: ``(T, V)``.
+        rows: ``(n,)`` members.
+        state: their transport problem, solved.
+        candidates: members and outsiders looked at per step; ``None`` for all.
+        solves: problems solved.
+        tried: members for which nobody better was found since all others had their turn.
+        planes: per member the last dual found with it gone, and the members it belongs to.
+    """
+
+    cost: Matrix
+    rows: Indices
+    state: Transport
+    candidates: int | None
+    solves: int = 1
+    tried: set[int] = field(default_factory=set)
+    planes: dict[int, tuple[Indices, Matrix]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.n, self.V = self.rows.size, self.cost.shape[1]
+        self.rank = -(-self.V // self.n) - 1
+
+    def solve(self, rows: Indices, dual: Matrix) -> Transport:
+        """Solve a set exactly, from a dual near its own."""
+        self.solves += 1
+        return solve_exact(self.cost[rows], start=(dual, (self.cost[rows] - dual[:, None]).min(axis=0)))
+
+    def step(self, official: bool) -> bool:
+        """Make one exchange; False if none of the candidates lowers the value."""
+        cost, n, dual = self.cost, self.n, self.state.f
+        outside = np.setdiff1d(np.arange(cost.shape[0]), self.rows)
+        first, second, holder = rest_costs(cost[self.rows] - dual[:, None])
+        own = first[None] if official else np.where(holder == np.arange(n)[:, None], second, first)
+        est_in, _ = estimates(cost, self.rows, own, n, largest=official)
+        est_out, y = estimates(cost, outside, first[None], n, largest=official)
+        order = np.argsort(est_out, kind="stable")[: self.candidates]
+        outside, est_out, y = outside[order], est_out[order], y[order]
+        if official:
+            return self._first(np.argsort(-est_in, kind="stable")[: self.candidates][::-1], outside, y)
+        if len(self.tried) == n:
+            self.tried.clear()
+        # Members that had their turn wait for the others. All are candidates, so order is free; the paper's
+        # few are the worst by estimate.
+        waits = np.array([self.candidates is None and int(s) in self.tried for s in self.rows])
+        for i in np.lexsort((-est_in, waits))[: self.candidates]:
+            # What the others leave only rises when i goes, so the estimate with i still there bounds from
+            # below.
+            floor = (dual.sum() - dual[i]) / n + first.mean() + est_out
+            able = floor < self.limit
+            if self._replace(int(i), outside[able], y[able]):
+                return True
+            self.tried.add(int(self.rows[i]))
+        return False
+
+    @property
+    def limit(self) -> float:
+        """The value that a set must be below to count as better."""
+        return self.state.cost - _RELATIVE * max(1.0, abs(self.state.cost))
+
+    def _first(self, members: Indices, outside: Indices, y: Matrix) -> bool:
+        """The authors' loop: every pair solved, the first that is lower taken."""
+        for i, o in itertools.product(members, range(outside.size)):
+            new = np.append(np.delete(self.rows, i), outside[o])
+            trial = self.solve(new, np.append(np.delete(self.state.f, i), y[o]))
+            if trial.cost < self.limit:
+                self.rows, self.state = new, trial
+                return True
+        return False
+
+    def _replace(self, i: int, outside: Indices, y: Matrix) -> bool:
+        """Put an outsider in the place of member i: the best of all, or the first of the paper's few."""
+        leaves, others = int(self.rows[i]), np.delete(self.rows, i)
+        planes = [np.delete(self.state.f, i)]
+        bound, source = np.full(outside.size, -np.inf), np.zeros(outside.size, dtype=np.int64)
+        y = y.copy()
+        self._cut(others, planes, outside, bound, y, source)
+        if leaves in self.planes and (bound < self.limit).any():
+            planes.append(self._carried(leaves, others))
+            self._cut(others, planes, outside, bound, y, source)
+        found = False
+        while True:
+            alive = bound < self.limit
+            if not alive.any():
+                break
+            outside, bound, y, source = outside[alive], bound[alive], y[alive], source[alive]
+            k = 0 if self.candidates else int(bound.argmin())
+            new = np.append(others, outside[k])
+            trial = self.solve(new, np.append(planes[source[k]], y[k]))
+            bound[k] = np.inf
+            planes.append(trial.f[:-1])
+            if trial.cost < self.limit:
+                found, self.rows, self.state = True, new, trial
+                if self.candidates is not None:
+                    break
+            self._cut(others, planes, outside, bound, y, source)
+        if len(planes) > 1:
+            self.planes[leaves] = others, planes[-1]
+        if found:
+            # The same others stay, and the best of all has come: no use to look again at once.
+            arrived = int(self.rows[-1])
+            self.planes[arrived] = self.planes.pop(leaves)
+            self.tried.discard(leaves)
+            self.tried.add(arrived)
+        return found
+
+    def _cut(
+        self,
+        others: Indices,
+        planes: list[Matrix],
+        outside: Indices,
+        bound: Matrix,
+        y: Matrix,
+        source: Indices,
+    ) -> None:
+        """Raise the bounds of outsiders by the last plane, and note where it is the best so far."""
+        dual = planes[-1]
+        rest = (self.cost[others] - dual[:, None]).min(axis=0)
+        before = bound.copy()
+        run = raise_serial if outside.size * self.V <= _SERIAL else raise_parallel
+        kept = float(dual.sum()) / self.n + float(rest.mean())
+        run(self.cost, outside, rest, kept, self.n, self.rank, self.limit, bound, y)
+        source[bound > before] = len(planes) - 1
+
+    def _carried(self, leaves: int, others: Indices) -> Matrix:
+        """An earlier plane of a member, brought to the present others: arrivals get their best dual in turn."""
+        rows, values = self.planes[leaves]
+        at = {int(row): k for k, row in enumerate(rows)}
+        old = np.array([at.get(int(row), -1) for row in others])
+        dual, known = values[old], old >= 0
+        for s in np.flatnonzero(~known):
+            rest = (self.cost[others[known]] - dual[known, None]).min(axis=0)
+            _, dual[s : s + 1] = estimates(self.cost, others[s : s + 1], rest[None], self.n)
+            known[s] = True
+        return dual
+
+
 def refine(
-    cost: Matrix, rows: Indices, *, candidates: int, max_exchanges: int, official: bool = False
+    cost: Matrix, rows: Indices, *, candidates: int | None, max_exchanges: int, official: bool = False
 ) -> Chosen:
     """Exchange members for outsiders while the exact transport cost falls (Eq. 16).
 
-    Members with the largest and outsiders with the smallest estimate are candidates. For a pair (i, o) the
-    kept duals and y give a lower bound of the exact value after the exchange,
-    ``(sum_{s != i} u_s) / n + mean_v rest_v + max_y F_o(y)``, which `ascend` raises further. Pairs whose
-    bound is not below the present value are never solved; the others are tried from the lowest bound on, with
-    the duals as a warm start.
-    With as many candidates as rows the result is therefore 1-exchange optimal.
+    The paper looks at the members with the largest and the outsiders with the smallest estimate, as many as
+    ``candidates`` of each, and takes the first pair that is lower; the planes only spare solves. With
+    ``candidates=None`` all are looked at, so that the result is 1-exchange optimal: members from the worst on,
+    those tried in vain after the others, and of the outsiders the best for the member's place.
 
-    Time per exchange: O(T V) for the estimates, O(n V) for each pair whose bound must be raised, and a few
-    exact problems of n x V.
+    Time per exchange: O(T V) for the estimates and for each plane, and a few exact problems of n x V; the
+    last one, which shows that nothing is left, takes a few of both for each member.
 
     Args:
         cost: ``(T, V)``.
         rows: the set to start from, n >= 2.
-        candidates: members and outsiders looked at per step.
+        candidates: members and outsiders looked at per step, ``None`` for all.
         max_exchanges: stop after as many.
         official: the authors' code: R-th largest, members not excluded from their own rest, least bad member
             first, every pair solved in the order of the estimates.
     """
-    rows = rows.copy()
-    state = solve_exact(cost[rows])
-    done = Chosen(rows, [state.cost], solves=1)
+    search = _Search(cost, rows.copy(), solve_exact(cost[rows]), candidates)
+    done = Chosen(search.rows, [search.state.cost])
     while len(done.path) <= max_exchanges:
-        found = _exchange(cost, rows, state, candidates, official, done)
-        if found is None:
+        if rows.size == cost.shape[0] or not search.step(official):
             done.optimal = True
             break
-        rows, state = found
-        done.path.append(state.cost)
-    done.rows, done.dual = rows, state.f
+        done.path.append(search.state.cost)
+    done.rows, done.dual, done.solves = search.rows, search.state.f, search.solves
     return done
-
-
-def _exchange(
-    cost: Matrix, rows: Indices, state: Transport, candidates: int, official: bool, done: Chosen
-) -> tuple[Indices, Transport] | None:
-    n = rows.size
-    value = state.cost
-    limit = value - _RELATIVE * max(1.0, abs(value))
-    first, second, holder = rest_costs(cost[rows] - state.f[:, None])
-    outside = np.setdiff1d(np.arange(cost.shape[0]), rows)
-    if not outside.size:
-        return None
-    own = np.where(holder == np.arange(n)[:, None], second, first)
-    est_in, _ = estimates(cost, rows, first[None] if official else own, n, largest=official)
-    est_out, start_out = estimates(cost, outside, first[None], n, largest=official)
-    worst = np.argsort(-est_in, kind="stable")[:candidates]
-    best = np.argsort(est_out, kind="stable")[:candidates]
-    pairs: Iterator[tuple[Indices, Matrix]]
-    if official:
-        pairs = (
-            (np.append(np.delete(rows, i), outside[o]), np.append(np.delete(state.f, i), start_out[o]))
-            for i in worst[::-1]
-            for o in best
-        )
-    else:
-        pairs = _promising(cost, rows, outside[best], est_out[best], worst, own, state.f, limit)
-    for new, dual in pairs:
-        trial = solve_exact(cost[new], start=(dual, (cost[new] - dual[:, None]).min(axis=0)))
-        done.solves += 1
-        if trial.cost < limit:
-            return new, trial
-    return None
-
-
-def _promising(
-    cost: Matrix,
-    rows: Indices,
-    outside: Indices,
-    est_out: Matrix,
-    worst: Indices,
-    own: Matrix,
-    dual: Matrix,
-    limit: float,
-) -> Iterator[tuple[Indices, Matrix]]:
-    """Yield the sets that the bounds allow, with a dual near their own; worst member and lowest bound first."""
-    n, V = rows.size, cost.shape[1]
-    rank = -(-V // n) - 1
-    first = own.min(axis=0)
-    for i in worst:
-        kept = float(dual.sum() - dual[i]) / n
-        # What the others leave only rises when i goes, so the estimate with i still there bounds from below.
-        able = np.flatnonzero(kept + float(first.mean()) + est_out < limit)
-        est, start = estimates(cost, outside[able], own[i][None], n)
-        bound = kept + float(own[i].mean()) + est
-        order = np.argsort(bound, kind="stable")
-        order = order[bound[order] < limit]
-        at = 0
-        for size in itertools.chain(_CHUNKS, itertools.repeat(_CHUNKS[-1])):
-            if at >= order.size:
-                break
-            part = order[at : at + size]
-            at += size
-            reached, duals = np.empty(part.size), np.empty((part.size, n))
-            ascend(
-                cost, rows, dual, i, outside[able[part]], start[part], rank, limit, _ROUNDS, reached, duals
-            )
-            for k in np.argsort(reached, kind="stable"):
-                if reached[k] >= limit:
-                    break
-                new = np.append(np.delete(rows, i), outside[able[part[k]]])
-                yield new, np.append(np.delete(duals[k], i), duals[k, i])
