@@ -8,6 +8,7 @@ from tunesmith.core.lazy import lazy_exports
 if TYPE_CHECKING:
     from tunesmith.engine.chats import ChatModel, Failure, ask, open_llm
     from tunesmith.engine.endpoint import ChatEndpoint
+    from tunesmith.engine.image_text import image_text_nll
     from tunesmith.engine.lm import completion_nll
     from tunesmith.engine.local import map_rows
     from tunesmith.engine.local_llm import LocalLLM
@@ -21,6 +22,7 @@ __all__ = [
     "LocalLLM",
     "ask",
     "completion_nll",
+    "image_text_nll",
     "map_rows",
     "open_llm",
 ]
@@ -35,6 +37,7 @@ __getattr__, __dir__ = lazy_exports(
         "LocalLLM": "local_llm",
         "ask": "chats",
         "completion_nll": "lm",
+        "image_text_nll": "image_text",
         "map_rows": "local",
         "open_llm": "chats",
     },

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tunesmith.select.goracs.objective import poo_score
     from tunesmith.select.goracs.selector import GORACSSelector
     from tunesmith.select.gotd import GOTDSelector
+    from tunesmith.select.image_text import ImageTextScorer
     from tunesmith.select.iterative import IterativeKMeansSelector
     from tunesmith.select.kmeans import KMeansSelector
     from tunesmith.select.labels import dialogue_quality, encode_tags, label_graph, propagation
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GORACSSelector",
     "GOTDSelector",
+    "ImageTextScorer",
     "IterativeKMeansSelector",
     "KMeansSelector",
     "LifelongPool",
@@ -47,6 +49,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "GORACSSelector": "goracs",
         "GOTDSelector": "gotd",
+        "ImageTextScorer": "image_text",
         "IterativeKMeansSelector": "iterative",
         "KMeansSelector": "kmeans",
         "LifelongPool": "lifelong.pool",
