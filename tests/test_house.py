@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Files past 400 lines, each with a reason that a reader would accept.
 LONG_FILES = {
     "tests/families/test_select_family.py": "the suite of a family: one row per selector, then the behaviours",
+    "tests/families/test_curate_family.py": "the suite of a family: one row per filter, then the behaviours",
     "tests/select/test_mig.py": "every statement of one paper, hand-worked numbers and the authors' fixtures",
     "tests/data/test_data_read.py": "one case per format, per file type and per kind of damage",
     "tests/select/test_lifelong_parts.py": "hand-worked numbers of one paper's eight parts",

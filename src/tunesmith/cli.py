@@ -209,6 +209,44 @@ def select(
 
 
 @app.command()
+def curate(
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="Rows: a file, a folder, a Hub id or demo:messy.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Where the rows that stay go: .jsonl, .json, .csv, .tsv or .parquet.")
+    ],
+    method: Annotated[
+        str, typer.Option(help="A filter or repair; `tunesmith methods curate` lists them.")
+    ] = "dedup",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the method; may be repeated."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Language model for methods that ask one: alias, folder or Hub id.")
+    ] = None,
+    reasons: Annotated[
+        Path | None,
+        typer.Option(help="JSON lines: what was done to which row, and why; OUT.reasons.jsonl by default."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Root seed.")] = 0,
+    rows: Annotated[
+        str, typer.Option("--format", help="Format of the rows, if it is not to be detected.")
+    ] = "auto",
+) -> None:
+    """Filter or repair rows; every dropped or changed row is listed with its reason."""
+    from tunesmith._cli.curating import curate_rows, recipe_of
+    from tunesmith._cli.display import open_display
+    from tunesmith.core.events import EventLog
+
+    recipe = recipe_of(data, method, settings or [], model, seed, rows)
+    with open_display() as display:
+        lines = curate_rows(recipe, out, reasons, EventLog(listeners=[display]))
+    print("\n".join(lines))
+
+
+@app.command()
 def report(
     directory: Annotated[
         Path, typer.Argument(metavar="RUN_DIR", help="The directory of a run, finished or not.")

@@ -26,6 +26,9 @@ def test_recipe_runs(path, tiny_model_dir, tiny_encoder_dir, tmp_path):
     overrides += [
         f"evaluate.{i}.max_new_tokens=2" for i, m in enumerate(loaded.recipe.evaluate) if m.parameters
     ]
+    for i, method in enumerate(loaded.recipe.curate):
+        if "nli" in method.parameters:  # asks a language model about every row
+            overrides += [f"curate.{i}.nli=embedding:{tiny_encoder_dir}", f"curate.{i}.max_new_tokens=4"]
     result = run(path, tmp_path / "run", overrides=overrides)
     assert result.report.stat().st_size > 20_000
     arms = [row["arm"] for row in result.summary]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tunesmith.data import Pool, ReadReport
     from tunesmith.recipe.schema import Recipe
 
-__all__ = ["reading_lines", "recipe_of", "select_rows", "summary_of"]
+__all__ = ["reading_lines", "recipe_of", "refuse_source", "select_rows", "summary_of"]
 
 SAMPLE = 1000  # rows on either side whose text is measured for the summary
 
@@ -93,7 +93,7 @@ def select_rows(recipe: Recipe, out: Path, scores: Path | None, log: EventLog) -
         log.emit("message", message=line)
     resolve_budget(recipe.select.budget, len(result.dataset), selector)
     for path in (out, scores):
-        _refuse_source(path, result.report)
+        refuse_source(path, result.report)
     pool = Pool(
         result.dataset,
         encoder=recipe.features.encoder,
@@ -161,7 +161,12 @@ def write_scores(path: Path, pool: Pool, chosen: NDArray[np.int64], scores: NDAr
                 writer.writerow([name, number, repr(float(scores[i])), rank.get(i, "")])
 
 
-def _refuse_source(path: Path | None, report: ReadReport) -> None:
+def refuse_source(path: Path | None, report: ReadReport) -> None:
+    """Refuse to write to a file that the rows come from.
+
+    Raises:
+        DataError: ``path`` is one of them.
+    """
     for source in report.files.values():
         if path is not None and path.exists() and path.samefile(source):
             raise DataError(

@@ -129,7 +129,23 @@ def estimate(recipe: Recipe) -> Estimate:
     _train(recipe, arms, lengths, result)
     _times(recipe, arms, lengths, result)
     _disk(recipe, characters, result)
+    _asking(recipe, result)
     return result
+
+
+def _asking(recipe: Recipe, result: Estimate) -> None:
+    """Warn of filters that ask a language model, whose time nobody can tell before its first replies."""
+    from tunesmith.recipe.checking import parameters_of
+    from tunesmith.recipe.curating import make_curator
+
+    for i, spec in enumerate(recipe.curate):
+        if {"llm", "n_samples", "reflections"} <= parameters_of("curate", spec.type).named:
+            method = make_curator(recipe, spec, i)
+            times = method.n_samples * (method.beta > 0) + method.reflections * (method.beta < 1)
+            result.warnings.append(
+                f"curate.{spec.type} asks a language model at least {times} times about each of {result.pool_rows:,} "
+                "rows; its time is not in the estimate. Try it with data.max_rows first."
+            )
 
 
 def _pool(recipe: Recipe, result: Estimate) -> tuple[list[int], float]:

@@ -28,6 +28,7 @@ from tunesmith.core.files import (
 from tunesmith.recipe import stages
 from tunesmith.recipe.checking import check
 from tunesmith.recipe.compare import compare_arms
+from tunesmith.recipe.curating import depends_on
 from tunesmith.recipe.loading import Arm, LoadedRecipe, expand, load, lock
 from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.workspace import RECIPE, RunDirectory
@@ -141,7 +142,11 @@ class _Run:
             self.log,
             "curate",
             "curate",
-            {"data": data_key, "curate": [spec.model_dump() for spec in recipe.curate]},
+            {
+                "data": data_key,
+                "curate": [spec.model_dump() for spec in recipe.curate],
+                **depends_on(recipe, self.hashes),
+            },
             partial(stages.build_curate, work),
         )
         features = {

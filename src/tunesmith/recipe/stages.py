@@ -17,6 +17,7 @@ from tunesmith import methods
 from tunesmith.core.events import EventLog
 from tunesmith.core.files import atomic_dir, atomic_open, read_json, write_json
 from tunesmith.core.seeds import child_seed
+from tunesmith.recipe.curating import build_curate, train_arguments
 from tunesmith.recipe.schema import Recipe, TrainSpec
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ __all__ = [
 ]
 
 MAP_LIMIT = 5_000  # rows up to which the pool is embedded for its picture alone (about 20 s with MiniLM)
-PREVIEW_ROWS = 1_000  # rows encoded before any scoring, so that a bad template stops the run in seconds
 
 
 @dataclass
@@ -166,44 +166,6 @@ def _without(rows: Dataset, test: Dataset) -> tuple[Dataset, int]:
     return (rows, 0) if len(keep) == len(rows) else (rows.select(keep), len(rows) - len(keep))
 
 
-def build_curate(work: Work, folder: Path) -> dict[str, Any]:
-    """Run the filters and repairs in order; every dropped row is listed with its reason."""
-    from datasets import load_from_disk
-
-    rows = load_from_disk(str(work.root / "data" / "train"))
-    reports = []
-    with atomic_open(folder / "dropped.jsonl") as dropped:
-        for spec in work.recipe.curate:
-            method = methods.create(f"curate.{spec.type}", **spec.parameters)
-            n_in = len(rows)
-            rows = method.fit(rows).transform(rows)
-            reasons = method.report_.reasons
-            reports.append({"type": spec.type, "rows_in": n_in, "rows_out": len(rows), "reasons": reasons})
-            work.log.emit(
-                "rows", stage=f"curate.{spec.type}", rows_in=n_in, rows_out=len(rows), reasons=reasons
-            )
-            for index, reason in method.report_.dropped:
-                dropped.write(json.dumps({"type": spec.type, "row": index, "reason": reason}) + "\n")
-    with atomic_dir(folder / "dataset") as partial:
-        rows.save_to_disk(str(partial))
-    write_json(folder / "report.json", reports)
-    if work.recipe.train is not None:
-        _preview(work, rows)
-    return {"rows": len(rows)}
-
-
-def _preview(work: Work, rows: Dataset) -> None:
-    """Encode the first rows with the training template and stop when too many are cut or left without labels."""
-    from tunesmith.data.preflight import encode_dataset
-
-    train, limits = work.recipe.train, work.recipe.preflight
-    assert train is not None
-    sample = rows.select(range(min(PREVIEW_ROWS, len(rows))))
-    _, report = encode_dataset(sample, work.tokenizer, max_length=train.max_length, loss=train.loss)
-    report.check(limits.max_truncated, limits.max_dropped)
-    write_json(work.root / "preflight.json", report.to_dict())
-
-
 def build_map(work: Work, folder: Path) -> dict[str, Any]:
     """Lay the pool out in two dimensions for the report."""
     import numpy as np
@@ -268,17 +230,6 @@ def build_train(work: Work, folder: Path, selection: Path, seed: int) -> dict[st
     )
     write_json(folder / "preflight.json", report.to_dict())
     report.check(recipe.preflight.max_truncated, recipe.preflight.max_dropped)
-    arguments = {
-        "tuner": {"type": recipe.tuner.type, **recipe.tuner.parameters},
-        "epochs": spec.epochs,
-        "learning_rate": spec.learning_rate,
-        "batch_size": spec.batch_size,
-        "accumulate": spec.accumulate,
-        "schedule": spec.schedule,
-        "warmup": spec.warmup,
-        "save_every": spec.save_every,
-        **spec.parameters,
-    }
     result = methods.get(f"train.{spec.type}")(
         work.base_model(),
         work.tokenizer,
@@ -287,7 +238,7 @@ def build_train(work: Work, folder: Path, selection: Path, seed: int) -> dict[st
         validation=None if work.validation is None else _encoded(work, work.validation),
         seed=child_seed(seed, "train"),
         log=work.log,
-        **arguments,
+        **train_arguments(recipe),
     )
     save_tuned(result.model, work.tokenizer, folder / "tuned")
     facts = {

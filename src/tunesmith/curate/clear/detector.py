@@ -128,6 +128,7 @@ class BSDetector(BaseEstimator):
 
     log: EventLog | None = None
     """Receives progress; no parameter, so copies are made without it."""
+    _opened: tuple[Any, Contradiction] | None = None
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> Floats:
         """Return the confidence in each answer.
@@ -162,14 +163,12 @@ class BSDetector(BaseEstimator):
             parts.append(self._judge(llm, chats[rows], list(answers[rows])))
             if progress is not None:
                 progress.advance(len(chats[rows]))
-        self.judged_ = Judged(
-            *(
-                np.concatenate([np.empty(0), *(getattr(part, name) for part in parts)])
-                for name in ("confidence", "observed", "reflection")
-            ),
-            failed=[reason for part in parts for reason in part.failed],
-            unread=sum(part.unread for part in parts),
+        c, observed, reflection = (
+            np.concatenate([np.empty(0), *(getattr(part, name) for part in parts)])
+            for name in ("confidence", "observed", "reflection")
         )
+        failed = [reason for part in parts for reason in part.failed]
+        self.judged_ = Judged(c, observed, reflection, failed, sum(part.unread for part in parts))
         return self.judged_.confidence
 
     def prefers(
@@ -202,7 +201,8 @@ class BSDetector(BaseEstimator):
         rows = [i for i in range(len(prompts)) if normal_form(better[i]) != normal_form(worse[i])]
         if self.log is not None and rows:
             progress = self.log.progress("candidates judged", len(rows))
-        p, failed = np.zeros(len(prompts)), [None] * len(prompts)  # type: list[str | None]
+        p = np.zeros(len(prompts))
+        failed: list[str | None] = [None] * len(prompts)
         for begin in range(0, len(rows), _ROWS):
             part = rows[begin : begin + _ROWS]
             triples = [(ask_for.as_chat(prompts[i]), better[i], worse[i]) for i in part]
@@ -233,7 +233,7 @@ class BSDetector(BaseEstimator):
         for name in ("alpha", "beta"):
             unit_interval(owner, name, getattr(self, name))
         t = self.temperature
-        if isinstance(t, bool) or not isinstance(t, Real) or not 0 < t < float("inf"):
+        if isinstance(t, bool) or not isinstance(t, Real) or not 0 < float(t) < float("inf"):
             raise ParameterError("temperature", owner, "a finite number > 0", t)
         if self.cache is True or not isinstance(self.cache, (str, os.PathLike, bool, type(None))):
             raise ParameterError("cache", owner, "a folder, None or False", self.cache)
@@ -352,13 +352,13 @@ class BSDetector(BaseEstimator):
         return values.mean(axis=1), unread
 
     def _contradiction(self) -> Contradiction:
-        if not hasattr(self, "_nli") or self._nli_of is not self.nli:
-            self._nli, self._nli_of = open_nli(self.nli, self), self.nli
-        return self._nli
+        if self._opened is None or self._opened[0] is not self.nli:
+            self._opened = self.nli, open_nli(self.nli, self)
+        return self._opened[1]
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
-        return {name: value for name, value in state.items() if name not in ("_nli", "_nli_of", "log")}
+        return {name: value for name, value in state.items() if name not in ("_opened", "log")}
 
 
 def _whole(owner: Any, name: str, value: Any, least: int) -> None:
@@ -368,5 +368,5 @@ def _whole(owner: Any, name: str, value: Any, least: int) -> None:
 
 def unit_interval(owner: Any, name: str, value: Any) -> None:
     """Refuse what is no number in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
         raise ParameterError(name, owner, "a number in [0, 1]", value)

@@ -21,6 +21,7 @@ __all__ = ["choice", "cost", "data", "preflight", "reproduce", "training", "warn
 
 Section = dict[str, Any]
 MAX_BAD = 20
+MAX_CHANGES = 10
 MAX_PIECE = 2_000  # characters of one stretch of the sample row
 
 
@@ -50,7 +51,14 @@ def data(files: RunFiles) -> Section:
     missing = None if sources or steps else files.why_missing("data")
     if missing is None and curated is None:
         missing = files.why_missing("curate")
-    return {"sources": sources, "steps": steps, "missing": missing}
+    changes = [
+        {"type": str(line.get("type")), "reason": clip(str(line.get("reason")), 160)}
+        | {key: clip(str(line.get(key)), 300) for key in ("old", "new")}
+        for line in files.lines(files.root / "curate" / "changed.jsonl")
+        if line.get("action") == "change"
+    ]
+    shown, more = changes[:MAX_CHANGES], max(0, len(changes) - MAX_CHANGES)
+    return {"sources": sources, "steps": steps, "changes": shown, "more_changes": more, "missing": missing}
 
 
 def _step(name: str, part: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +67,7 @@ def _step(name: str, part: dict[str, Any]) -> dict[str, Any]:
     share = percent(lost / rows_in) if lost is not None and rows_in else ""
     return {
         "name": name, "rows_in": rows_in, "rows_out": rows_out, "lost": lost, "share": share,
-        "reasons": _reasons(part.get("reasons")),
+        "reasons": _reasons(part.get("reasons")), "also": _reasons(part.get("also")),
     }  # fmt: skip
 
 
