@@ -209,6 +209,8 @@ def test_contract_of_a_selector() -> None:
     pool = LifelongPool(n_clusters=4, random_state=0)
     assert pool.required_features() == ("embedding", "perplexity", "ifd")
     assert LifelongPool(scorers=["el2n"]).required_features() == ("embedding", "el2n")
+    by_gradient = LifelongPool(scorers=["el2n"], cluster_by="gradient")
+    assert by_gradient.required_features() == ("embedding", "gradient", "el2n")
     first = pool.fit(x, perplexity=scores["perplexity"], ifd=ifd).select(12)
     assert pool.select(12).tolist() == first.tolist()
     again = clone(pool).fit(x, perplexity=scores["perplexity"], ifd=ifd)

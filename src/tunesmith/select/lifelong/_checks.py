@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["check_parameters", "scorer_table"]
 
-_CHOICES = {"quota": ("uniform", "spread", "density"), "sampling": ("ccs", "top", "bottom", "random")}
+_CHOICES = {
+    "quota": ("uniform", "spread", "density"),
+    "sampling": ("ccs", "top", "bottom", "random"),
+    "cluster_by": ("embedding", "gradient"),
+}
 
 
 def check_parameters(pool: LifelongPool) -> None:

@@ -64,6 +64,8 @@ class LifelongPool(Selector):
             first scorer) or ``"density"`` (spread of the cluster times its separation).
         sampling: ``"ccs"``; ``"top"`` and ``"bottom"`` take the largest or smallest values of the chosen
             scorer, whose directions differ (high perplexity is hard, high grounding is good); ``"random"``.
+        cluster_by: ``"gradient"``, as in the paper, has `tunesmith.data.Pool` compute it (one forward and
+            backward pass a row); a gradient that `fit` is given forms the clusters either way.
         random_state: seed; equal inputs give equal answers. ``None`` draws a fresh one in `fit`.
 
     Attributes:
@@ -107,6 +109,7 @@ class LifelongPool(Selector):
         trim: float = 0.05,
         quota: str = "uniform",
         sampling: str = "ccs",
+        cluster_by: str = "embedding",
         random_state: int | None = None,
     ) -> None:
         self.n_clusters = n_clusters
@@ -118,14 +121,16 @@ class LifelongPool(Selector):
         self.trim = trim
         self.quota = quota
         self.sampling = sampling
+        self.cluster_by = cluster_by
         self.random_state = random_state
 
     def __len__(self) -> int:
         return len(getattr(self, "ids_", ()))
 
     def required_features(self) -> tuple[str, ...]:
-        """Names of the features that `fit` needs: the embedding and the scorers."""
-        return ("embedding", *(_DEFAULT if self.scorers is None else self.scorers))
+        """Names of the features that `fit` needs: the embedding, the gradient if asked for, and the scorers."""
+        base = ("embedding", "gradient") if self.cluster_by == "gradient" else ("embedding",)
+        return (*base, *(_DEFAULT if self.scorers is None else self.scorers))
 
     def add(self, data: int | Sized, source: str, ids: Sequence[str] | None = None) -> list[str]:
         """Put a new dataset behind the rows that are there; `fit` must follow before the next choice.
@@ -179,7 +184,6 @@ class LifelongPool(Selector):
             X: ``(n, d)`` semantic vectors for pruning, and for the clusters where no gradient is given.
             y: ignored.
             gradient: ``(n, p)`` (projected) gradient of each row's loss; scaled to unit length here.
-                Per-example gradients are the caller's; `project_gradients` sketches them.
             scores: name -> ``(n,)``; NaN where a row has no such score.
             **features: more scores by name, as `tunesmith.data.Pool` passes them.
 
