@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +119,14 @@ def write_jsonl() -> Callable[[str | os.PathLike[str], Iterable[Any]], str]:
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def chat_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An OpenAI-compatible endpoint on this machine, see `chat_server.Server`."""
+    from chat_server import Server
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = Server()
+    yield server
+    server.close()

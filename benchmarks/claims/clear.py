@@ -166,7 +166,8 @@ def main() -> None:
             + f". The confidence finds flipped labels with an AUROC of {auroc['confidence']:.3f} (consistency alone "
             f"{auroc['observed']:.3f}, reflection alone {auroc['reflection']:.3f}). "
             + "; ".join(
-                f"{'At' if name == 'the median' else 'at'} {name} {facts['kept']:.0%} of the rows are kept, {facts['clean among kept']:.1%} of them clean, "
+                f"{'At' if name == 'the median' else 'at'} {name} {facts['kept']:.0%} of the rows are kept, "
+                f"{facts['clean among kept']:.1%} of them clean, "
                 f"and {facts['replaced']:.0%} replaced, {facts['right among replaced']:.0%} of these rightly"
                 for name, facts in kept.items()
             )

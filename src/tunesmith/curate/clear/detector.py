@@ -129,6 +129,7 @@ class BSDetector(BaseEstimator):
     log: EventLog | None = None
     """Receives progress; no parameter, so copies are made without it."""
     _opened: tuple[Any, Contradiction] | None = None
+    _asked: tuple[tuple[Any, Any], ChatModel] | None = None
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> Floats:
         """Return the confidence in each answer.
@@ -240,9 +241,16 @@ class BSDetector(BaseEstimator):
 
     def model(self, spec: Any = None) -> ChatModel:
         """Return the language model, or the one that ``spec`` names, with its replies kept as ``cache`` says."""
+        if spec is None:  # opened once: a model given by its id is loaded only once
+            settings = (self.llm, self.cache)
+            if self._asked is None or any(a is not b for a, b in zip(self._asked[0], settings, strict=True)):
+                self._asked = settings, self._keeping(open_llm(self.llm, self))
+            return self._asked[1]
+        return self._keeping(open_llm(spec, self))
+
+    def _keeping(self, llm: ChatModel) -> ChatModel:
         from tunesmith.engine.replies import CachedLLM
 
-        llm = open_llm(self.llm if spec is None else spec, self)
         if self.cache is False or isinstance(llm, CachedLLM):
             return llm
         if self.cache is None and not isinstance(getattr(llm, "fingerprint", None), str):
@@ -358,7 +366,7 @@ class BSDetector(BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
-        return {name: value for name, value in state.items() if name not in ("_opened", "log")}
+        return {name: value for name, value in state.items() if name not in ("_opened", "_asked", "log")}
 
 
 def _whole(owner: Any, name: str, value: Any, least: int) -> None:
