@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Registered, but no published method: the reason why the name needs no page of its own.
 NO_PAGE = {
     "select.random": "the baseline that every comparison names",
+    "online.random": "the baseline of online policies, described in methods/uds.md",
+    "online.max_loss": "a baseline of online policies, described in methods/uds.md",
     "curate.dedup": "a utility, described in how-to/data.md",
     "curate.near_dedup": "a utility, described in how-to/clean.md",
     "curate.contamination": "a utility, described in how-to/clean.md",

@@ -90,6 +90,8 @@ def recipe_types() -> set[str]:
             for block in value if isinstance(value, list) else [value]:
                 if isinstance(block, dict) and (key == "train" or "type" in block):
                     found.add(f"{key}.{block.get('type', 'sft')}")  # sft: the default of that stage
+                if isinstance(block, dict) and isinstance(block.get("online"), dict):
+                    found.add(f"online.{block['online'].get('policy', 'uds')}")
         for key, values in (recipe.get("compare") or {}).items():
             if key.endswith(".type"):
                 found |= {f"{key.removesuffix('.type')}.{value}" for value in values}

@@ -77,8 +77,8 @@ def test_a_good_recipe_has_no_problem() -> None:
             "weight_decay",
             "wieght_decay",
             "line 5:20: unknown key 'wieght_decay' in train of type 'sft'. Did you mean 'weight_decay'? Valid keys: "
-            "accumulate, batch_size, epochs, learning_rate, loss, max_length, save_every, schedule, type, warmup, "
-            "and the fields of trl.SFTConfig.",
+            "accumulate, batch_size, epochs, learning_rate, loss, max_length, online, save_every, schedule, type, "
+            "warmup, and the fields of trl.SFTConfig.",
         ),
         (
             "weight_decay: 0.1",
@@ -177,3 +177,20 @@ def test_every_key_of_the_json_schema_says_what_it_means() -> None:
     for name, block in schema["$defs"].items():
         assert [key for key, value in block["properties"].items() if not value.get("description")] == [], name
     assert schema["$defs"]["SelectSpec"]["properties"]["budget"]["anyOf"][-1]["type"] == "string"
+
+
+@pytest.mark.parametrize(
+    ("online", "expected"),
+    [
+        ("{policy: usd}", "There is no method named 'online.usd'. Did you mean 'online.uds'?"),
+        (
+            "{policy: uds, keep: 9}",
+            "The 'keep' parameter of OnlineSelection must be at most the batch's 8 rows. Got 9",
+        ),
+        ("{policy: uds, alpha: -1}", "The 'alpha' parameter of UDSPolicy must be a float >= 0. Got -1"),
+    ],
+)
+def test_a_policy_is_checked_before_anything_runs(online: str, expected: str) -> None:
+    assert "train: {" in BASE
+    (found,) = problems(BASE.replace("train: {", f"train: {{online: {online}, batch_size: 8, ", 1))
+    assert expected in found

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tunesmith.core.errors import ParameterError
 
-__all__ = ["completion_nll"]
+__all__ = ["completion_nll", "has_plain_head", "last_states"]
 
 # Model -> whether its head is plain; entries go with their models.
 _PLAIN_HEAD: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
@@ -100,9 +100,9 @@ def _token_nll(model: Any, ids: Any, seen: Any, row_of: Any, position: Any, targ
     import torch
     from torch.nn.functional import cross_entropy
 
-    if _has_plain_head(model, ids):
+    if has_plain_head(model, ids):
         head = model.get_output_embeddings()
-        states = _states(model, ids, seen)[row_of, position]
+        states = last_states(model, ids, seen)[row_of, position]
     else:
         head = torch.nn.Identity()
         states = model(input_ids=ids, attention_mask=seen, use_cache=False).logits[row_of, position]
@@ -113,12 +113,12 @@ def _token_nll(model: Any, ids: Any, seen: Any, row_of: Any, position: Any, targ
     return torch.cat(parts)
 
 
-def _states(model: Any, ids: Any, seen: Any) -> Any:
+def last_states(model: Any, ids: Any, seen: Any) -> Any:
     """Return the last hidden states, shape (rows, tokens, width), without the output layer."""
     return model.get_decoder()(input_ids=ids, attention_mask=seen, use_cache=False).last_hidden_state
 
 
-def _has_plain_head(model: Any, ids: Any) -> bool:
+def has_plain_head(model: Any, ids: Any) -> bool:
     """Whether the model's logits are its output layer applied to its last hidden states, and nothing more.
 
     Many families scale or cap their logits outside the layer (Gemma, Cohere, Granite), under ever new setting
@@ -130,7 +130,7 @@ def _has_plain_head(model: Any, ids: Any) -> bool:
         probe = ids[:1, :8]
         seen = torch.ones_like(probe)
         try:
-            short = model.get_output_embeddings()(_states(model, probe, seen))
+            short = model.get_output_embeddings()(last_states(model, probe, seen))
         except (AttributeError, NotImplementedError, TypeError):  # a model without such parts
             _PLAIN_HEAD[model] = False
         else:

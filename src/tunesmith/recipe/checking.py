@@ -124,6 +124,18 @@ def _faults(family: str, spec: MethodSpec) -> Iterator[tuple[str | None, str]]:
         yield None, f"the key '{key}' is missing in {family} of type '{spec.type}'."
     if family == "tuner" and spec.parameters and not unknown and spec.type != "full":
         yield from _refused(spec)
+    if family == "train" and spec.parameters.get("online") is not None and "online" in valid:
+        yield from _online_faults(spec)
+
+
+def _online_faults(spec: MethodSpec) -> Iterator[tuple[str | None, str]]:
+    """Yield what is wrong with the policy that chooses rows while training."""
+    from tunesmith.trainers.online import OnlineSelection
+
+    try:
+        OnlineSelection.of(spec.parameters["online"]).rows(getattr(spec, "batch_size", 1))
+    except TunesmithError as error:
+        yield "online", str(error)
 
 
 def _refused(spec: MethodSpec) -> Iterator[tuple[str | None, str]]:

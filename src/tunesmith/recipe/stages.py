@@ -249,6 +249,7 @@ def build_train(work: Work, folder: Path, selection: Path, seed: int) -> dict[st
         "tokens_per_second": round(result.tokens_per_second, 1),
         "peak_memory_mb": round(result.peak_memory_mb),
         "train_loss": result.train_loss,
+        **({} if result.candidates is None else {"candidates": result.candidates, "kept": result.kept}),
     }
     write_json(folder / "train.json", {**facts, "losses": result.losses})
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -4,12 +4,28 @@ from typing import TYPE_CHECKING
 
 from tunesmith.core.lazy import lazy_exports
 
-__all__ = ["SFTResult", "load_tuned", "save_tuned", "train_sft"]
+__all__ = [
+    "OnlineSelection",
+    "OnlineSelectionMixin",
+    "SFTResult",
+    "load_tuned",
+    "save_tuned",
+    "train_sft",
+]
 
 if TYPE_CHECKING:
+    from tunesmith.trainers.online import OnlineSelection, OnlineSelectionMixin
     from tunesmith.trainers.saving import load_tuned, save_tuned
     from tunesmith.trainers.sft import SFTResult, train_sft
 else:
     __getattr__, __dir__ = lazy_exports(
-        __name__, {"SFTResult": "sft", "load_tuned": "saving", "save_tuned": "saving", "train_sft": "sft"}
+        __name__,
+        {
+            "OnlineSelection": "online",
+            "OnlineSelectionMixin": "online",
+            "SFTResult": "sft",
+            "load_tuned": "saving",
+            "save_tuned": "saving",
+            "train_sft": "sft",
+        },
     )

@@ -16,9 +16,14 @@ from tunesmith.core.events import EventLog
 from tunesmith.core.seeds import seed_everything
 from tunesmith.trainers._trl_compat import EpochOrder, LengthGroups, Trainer, quiet
 from tunesmith.trainers.checkpoints import KEPT, Marker, describe_last, find_checkpoint, finite_weights
+from tunesmith.trainers.online import OnlineSelection, OnlineSelectionMixin
 from tunesmith.trainers.sft import SFTResult, train_sft
 
 __all__ = ["run"]
+
+
+class OnlineTrainer(OnlineSelectionMixin, Trainer):
+    """Our trainer, on chosen rows of each batch."""
 
 
 class Stopwatch:
@@ -60,6 +65,7 @@ class Reporter(TrainerCallback):
                 loss=logs["loss"],
                 learning_rate=logs["learning_rate"],
                 tokens=int(state.num_input_tokens_seen),
+                **{name: value for name, value in logs.items() if name.startswith("online/")},
             )
         elif "eval_loss" in logs:
             self.log.emit("metric", step=state.global_step, validation_loss=logs["eval_loss"])
@@ -76,6 +82,7 @@ def run(
     validation: Any,
     log: EventLog,
     resume: bool,
+    online: OnlineSelection | None = None,
 ) -> SFTResult:
     """Train; the arguments are those of `train_sft`, checked."""
     on_cpu = model.device.type == "cpu"
@@ -100,7 +107,7 @@ def run(
         with args.main_process_first(local=False):
             found = find_checkpoint(folder, identity, resume)
         model = _prepared(model, config, args.seed)
-        trainer = _trainer(model, tokenizer, train, validation, args)
+        trainer = _trainer(model, tokenizer, train, validation, args, online)
         clock = Stopwatch()
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Reporter(log))
@@ -142,15 +149,19 @@ def _prepared(model: Any, config: Any, seed: int) -> Any:
     return get_peft_model(model, config)
 
 
-def _trainer(model: Any, tokenizer: Any, train: Any, validation: Any, args: SFTConfig) -> Trainer:
+def _trainer(
+    model: Any, tokenizer: Any, train: Any, validation: Any, args: SFTConfig, online: OnlineSelection | None
+) -> Trainer:
     columns = ["input_ids", "labels"]
+    kind, more = (Trainer, {}) if online is None else (OnlineTrainer, {"online": online})
     try:
-        trainer = Trainer(
+        trainer = kind(
             model=model,
             args=args,
             train_dataset=train.select_columns(columns),
             eval_dataset=None if validation is None else validation.select_columns(columns),
             processing_class=tokenizer,
+            **more,
         )
     except ValueError as error:
         if "lm_head" not in str(error):
@@ -176,6 +187,8 @@ def _train(trainer: Trainer, checkpoint: Path | None) -> None:
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if state.global_step >= state.max_steps:  # killed after the last step: one more would be one too many
             trainer.restore(str(checkpoint))
+            if isinstance(trainer, OnlineTrainer):
+                trainer.restore_policy(checkpoint)
             trainer.state = state
             return
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -196,6 +209,8 @@ def _result(trainer: Trainer, seconds: float, on_cpu: bool) -> SFTResult:
         seconds=seconds,
         tokens_per_second=tokens / max(seconds, 1e-9),
         peak_memory_mb=_peak_mb(on_cpu),
+        candidates=trainer.policy.seen_ if isinstance(trainer, OnlineTrainer) else None,
+        kept=trainer.policy.kept_ if isinstance(trainer, OnlineTrainer) else None,
     )
 
 

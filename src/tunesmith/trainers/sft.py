@@ -68,6 +68,8 @@ class SFTResult:
         tokens_per_second: tokens by seconds.
         peak_memory_mb: peak memory of the process (of the GPU where there is one) in the last attempt, in MB
             of 10^6.
+        candidates: rows that an online policy chose among (in this process); None without one.
+        kept: those of them that were trained on.
     """
 
     model: Any
@@ -80,6 +82,8 @@ class SFTResult:
     seconds: float
     tokens_per_second: float
     peak_memory_mb: float
+    candidates: int | None = None
+    kept: int | None = None
 
 
 def train_sft(
@@ -98,6 +102,7 @@ def train_sft(
     save_every: int = 50,
     seed: int = 0,
     validation: Dataset | None = None,
+    online: dict[str, Any] | Any | None = None,
     log: EventLog | None = None,
     resume: bool = True,
     **config_overrides: Any,
@@ -125,6 +130,8 @@ def train_sft(
         save_every: steps between checkpoints.
         seed: set before adapters are initialised; equal seeds give equal tensors on one machine.
         validation: encoded rows whose loss is measured after each epoch (mean over batches).
+        online: train on chosen rows of each batch: ``{"policy": "uds", "keep": 0.5}`` with the policy's parameters
+            beside them, or an `OnlineSelection`. By default every row is trained on.
         log: event log.
         resume: continue from the last whole checkpoint; False discards what is there.
         **config_overrides: further fields of ``trl.SFTConfig``, for example ``gradient_checkpointing=True``,
@@ -164,16 +171,25 @@ def train_sft(
         "seed": seed,
         **_checked_overrides(overrides, schedule),
     }
+    selection = None
+    if online is not None:
+        from tunesmith.trainers.online import OnlineSelection
+
+        selection = OnlineSelection.of(online, seed=seed)
+        selection.rows(batch_size)
     identity = {
         "data": _data_hash(train),
         "tuner": "full" if config is None else hash_json(config.to_dict()),
         "model": f"{type(model).__name__}, {model.dtype}, {model.num_parameters():,} parameters",
         **{key: str(value) for key, value in settings.items() if key != "save_steps"},
+        **({} if selection is None else {"online": selection.describe()}),
     }
     from tunesmith.trainers._loop import run
 
     with disk_errors(folder):
-        return run(model, tokenizer, train, folder, config, settings, identity, validation, log, resume)
+        return run(
+            model, tokenizer, train, folder, config, settings, identity, validation, log, resume, selection
+        )
 
 
 def _check(**values: Any) -> None:

@@ -188,11 +188,33 @@ class Capture:
             if module.padding_idx is not None:  # torch gives this row no gradient
                 delta = delta * (ids != module.padding_idx).unsqueeze(-1)
             yield names["weight"], Use(ids, delta)
+        elif type(module).__name__.endswith("RMSNorm") and tuple(names) == ("weight",) and gradient.ndim == 3:
+            yield names["weight"], Use(whole=_norm_gradients(module, args, kwargs, gradient, layout))
         else:
             for inner, whole in _module_gradients(
                 module, tuple(names), args, kwargs, gradient, layout
             ).items():
                 yield names[inner], Use(whole=whole)
+
+
+def _norm_gradients(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], gradient: torch.Tensor, layout: Layout
+) -> torch.Tensor:
+    """Return the per-example gradients ``(B, d)`` of a weight that multiplies each position.
+
+    Each row gets a copy of the weight by broadcasting; a third of the time of the general way.
+    """
+    from torch.func import functional_call
+
+    if gradient.shape[0] != layout.rows:
+        raise Unsupported(f"{type(module).__name__} does not see one example after another")
+    weight: Any = module.weight
+    copies = weight.detach().expand(layout.rows, 1, -1).clone().requires_grad_(True)
+    inputs = tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in args)
+    with torch.enable_grad():
+        out = functional_call(module, {"weight": copies}, inputs, kwargs)
+        (found,) = torch.autograd.grad(out, copies, gradient)
+    return found[:, 0]
 
 
 def _module_gradients(

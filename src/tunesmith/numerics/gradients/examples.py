@@ -208,7 +208,7 @@ class ExampleGradients:
             with frozen(self.model, {}), torch.enable_grad():
                 loss = self._loss(rows, ready)
                 if loss.requires_grad:  # else no wanted parameter was used at all
-                    loss.backward()
+                    torch.autograd.backward(loss)
         finally:
             capture.remove()
         self._seen = set(capture.calls)

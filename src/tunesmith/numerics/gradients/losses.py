@@ -51,7 +51,7 @@ class RowLosses:
         row_of, position = wanted.nonzero(as_tuple=True)  # the state at t predicts the token at t + 1
         counts = wanted.sum(1)
         slot = wanted.cumsum(1)[row_of, position] - 1
-        layout = Layout(*ids.shape, row_of.to(device), slot.to(device), int(counts.max()))
+        layout = Layout(len(ids), ids.shape[1], row_of.to(device), slot.to(device), int(counts.max()))
         logits = self._logits(ids.to(device), seen.to(device), position.to(device), layout, ready)
         losses = cross_entropy(logits.float(), labels[row_of, position + 1].to(device), reduction="none")
         if self.reduction == "mean":
