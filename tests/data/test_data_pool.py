@@ -328,7 +328,8 @@ def test_a_feature_nothing_provides(make: Any) -> None:
         make().fit(Recorder("qualty"))
     assert str(error.value) == (
         "nothing provides the feature 'qualty': the rows have no column of that name, and it is not computed. "
-        "Did you mean 'quality'? Computed features: embedding, length, perplexity, ifd, tags, label_embeddings, "
+        "Did you mean 'quality'? Computed features: embedding, length, perplexity, ifd, gradient, gradient_norm, tags, "
+        "label_embeddings, "
         "quality, target_embedding. Columns: messages, _row, _source."
     )
 

@@ -36,8 +36,8 @@ class Pool:
         encoder: for ``embedding``: ``"minilm"`` (bundled), ``"static"`` (the mean of its word table, hundreds
             of times faster), a folder, or a Hub id of a sentence-transformers model. A column ``embedding``
             of the rows goes before it.
-        scorer: language model for ``perplexity``, ``ifd`` and the default ``quality``; alias, folder or Hub
-            id.
+        scorer: language model for ``perplexity``, ``ifd``, ``gradient``, ``gradient_norm`` and the default
+            ``quality``; alias, folder or Hub id.
         target: rows of the task that the selection aims at, m rows of the same form, for
             ``target_embedding``; never rows of the test.
         quality: ``"auto"`` takes the column ``quality`` if there is one, else 1 - IFD under the scorer, else
@@ -137,7 +137,8 @@ class Pool:
             ``embedding``: float32 ``(n, d)``, rows of length 1. ``length``: int32 ``(n,)``. ``perplexity``,
             ``ifd``: float32 ``(n,)``, NaN where nothing of the answer fits in ``max_length``. ``tags``: a
             list of n lists. ``label_embeddings``: dictionary from tag to unit vector. ``quality``: float64
-            ``(n,)``, >= 0. ``target_embedding``: float32 ``(m, d)``.
+            ``(n,)``, >= 0. ``gradient``: float32 ``(n, dim)``. ``gradient_norm``: float64 ``(n,)``.
+            ``target_embedding``: float32 ``(m, d)``.
 
         Raises:
             DataError: nothing provides the feature; the message says which column or setting would.

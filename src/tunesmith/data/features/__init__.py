@@ -21,6 +21,8 @@ _TABLE = {
     "length": ("length", None),
     "perplexity": ("likelihood", "scorer"),
     "ifd": ("likelihood", "scorer"),
+    "gradient": ("gradient", "scorer"),
+    "gradient_norm": ("gradient", "scorer"),
     "tags": ("tags", None),
     "label_embeddings": ("tags", None),
     "quality": ("quality", None),

@@ -28,7 +28,7 @@ from tunesmith.engine.models import auto_dtype, default_device, load_model, load
 if TYPE_CHECKING:
     from tunesmith.data.pool import Pool
 
-__all__ = ["ifd", "perplexity", "turn_start"]
+__all__ = ["encode_row", "ifd", "perplexity", "turn_start"]
 
 # Columns of what is kept on disk, float64: summed nll, tokens, whether the row was cut.
 _WIDTH = 3
@@ -150,20 +150,25 @@ class _Scorer:
         return np.column_stack([nll, tokens, [e.truncated for e in encoded]]).astype(np.float64)
 
     def _encode(self, row: dict[str, Any], index: int) -> EncodedRow:
-        try:
-            return self._encoded(row)
-        except DataError as error:
-            source, number = self.pool.where(index)
-            raise DataError(str(error), source=source, row=number) from error
-
-    def _encoded(self, row: dict[str, Any]) -> EncodedRow:
-        limit = self.pool.max_length
-        if row_kind(row) != "messages":
-            text = row["text"] if row_kind(row) == "text" else f"{row['anchor']}\n{row['positive']}"
-            return encode_text(text, self.tokenizer, max_length=limit)
-        whole = encode_messages(row["messages"], self.tokenizer, max_length=limit)
-        if self.given_prompt:
+        whole = encode_row(self.pool, row, index, self.tokenizer)
+        if self.given_prompt or row_kind(row) != "messages":
             return whole
         answer = [i for i, trained in zip(whole.input_ids, whole.trained, strict=True) if trained]
         ids = self.start + answer
         return EncodedRow(ids, [False] * len(self.start) + [True] * len(answer), whole.truncated)
+
+
+def encode_row(pool: Pool, row: dict[str, Any], index: int, tokenizer: Any) -> EncodedRow:
+    """Tokenise a row of a pool as it is scored: the last answer of a conversation is trained, or all of a text.
+
+    Raises:
+        DataError: it cannot be rendered; names the row.
+    """
+    try:
+        if row_kind(row) == "messages":
+            return encode_messages(row["messages"], tokenizer, max_length=pool.max_length)
+        text = row["text"] if row_kind(row) == "text" else f"{row['anchor']}\n{row['positive']}"
+        return encode_text(text, tokenizer, max_length=pool.max_length)
+    except DataError as error:
+        source, number = pool.where(index)
+        raise DataError(str(error), source=source, row=number) from error
