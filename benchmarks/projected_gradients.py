@@ -2,7 +2,8 @@
 
     python benchmarks/projected_gradients.py
 
-64 rows of the demo pool under the 135M demo model in its own type. The peer makes one forward and backward pass per
+32 rows of 60 to 180 random tokens, the last 20 to 40 of them trained, under the 135M demo model in its own type; both
+parts must have seen the same rows, or nothing is saved. The peer makes one forward and backward pass per
 row and does *nothing* with the gradient, which favours it: a dense projection of 135M numbers to 1,024 would cost a
 thousand times the pass. Ours gives the sketches (and, apart, the exact norms) of the same gradients. Once for all
 weights and once for LoRA adapters on all linear layers.
@@ -10,27 +11,39 @@ weights and once for LoRA adapters on all linear layers.
 
 from __future__ import annotations
 
+import random
 import sys
+import time
 from typing import Any
 
 import numpy as np
 import torch
 
 from _common import isolated, machine, save, serve_part, timed, versions
+from tunesmith.core.files import hash_json
 
-ROWS, DIM = 64, 1024
+ROWS, DIM = 32, 1024
+
+
+def make_rows() -> list[dict[str, list[int]]]:
+    """The rows of every part: generated, so that no change of the demo data can come between two parts."""
+    draw = random.Random(0)
+    out = []
+    for _ in range(ROWS):
+        ids = [draw.randrange(100, 40_000) for _ in range(draw.randint(60, 180))]
+        answer = draw.randint(20, 40)
+        out.append({"input_ids": ids, "labels": [-100] * (len(ids) - answer) + ids[-answer:]})
+    return out
 
 
 def part(lora: bool) -> dict[str, Any]:
     """All ways on the same rows and weights."""
-    from tunesmith.data import read
-    from tunesmith.data.preflight import encode_dataset
-    from tunesmith.engine.models import load_model, load_tokenizer
+    from tunesmith.engine.models import load_model
     from tunesmith.numerics import ExampleGradients
     from tunesmith.tuners import peft_config
 
     name = "smollm2-135m-instruct"
-    model, tokenizer = load_model(name), load_tokenizer(name)
+    model, rows = load_model(name), make_rows()
     if lora:
         from peft import get_peft_model
 
@@ -39,8 +52,6 @@ def part(lora: bool) -> dict[str, Any]:
         for key, parameter in model.named_parameters():
             if "lora_B" in key:  # at its start B is zero, and so is the gradient of A
                 torch.nn.init.normal_(parameter, std=0.01)
-    pool = read("demo:messy", max_rows=ROWS).dataset
-    rows = list(encode_dataset(pool, tokenizer, max_length=512)[0])
     wanted = [p for p in model.parameters() if p.requires_grad]
     gradients = ExampleGradients(model, method="batched")
 
@@ -52,9 +63,11 @@ def part(lora: bool) -> dict[str, Any]:
                 p.grad = None
 
     model.eval()
-    each_s, _ = timed(each, repeats=3)
-    sketch_s, sketches = timed(lambda: gradients.project(rows, dim=DIM), repeats=3)
-    norm_s, norms = timed(lambda: gradients.norms(rows), repeats=3)
+    each_s, _ = timed(each, repeats=2)
+    each_cpu_s, _ = timed(each, clock=time.process_time)
+    sketch_s, sketches = timed(lambda: gradients.project(rows, dim=DIM), repeats=2)
+    sketch_cpu_s, _ = timed(lambda: gradients.project(rows, dim=DIM), clock=time.process_time)
+    norm_s, norms = timed(lambda: gradients.norms(rows), repeats=2)
     loop = ExampleGradients(model, method="loop").project(rows[:8], dim=DIM)
     off = np.linalg.norm(sketches[:8] - loop, axis=1) / np.linalg.norm(loop, axis=1)
     return {
@@ -62,11 +75,13 @@ def part(lora: bool) -> dict[str, Any]:
         "trained_numbers": sum(p.numel() for p in wanted),
         "dtype": str(model.dtype).removeprefix("torch."),
         "rows": len(rows),
+        "rows_hash": hash_json(rows)[:16],
         "mean_tokens": float(np.mean([len(row["input_ids"]) for row in rows])),
         "one_backward_each_s": each_s,
         "sketches_s": sketch_s,
         "norms_s": norm_s,
         "ratio_sketches": each_s / sketch_s,
+        "ratio_sketches_processor_time": each_cpu_s / sketch_cpu_s,
         "ratio_norms": each_s / norm_s,
         "off_the_loop": float(np.median(off)),
         "squared_length_over_norm": float(np.median((sketches**2).sum(1) / norms**2)),
@@ -76,18 +91,23 @@ def part(lora: bool) -> dict[str, Any]:
 def main() -> None:
     """Run both and save docs/benchmarks/projected_gradients.json."""
     full, lora = (isolated(__file__, "part", lora=flag) for flag in (False, True))
+    assert full["rows_hash"] == lora["rows_hash"], "the two parts measured different rows"
     result = {
         "title": "Per-example projected gradients",
         "summary": "; ".join(
             f"{row['parameters']} ({row['trained_numbers'] / 1e6:.1f}M numbers): sketches of {DIM:,} "
             f"{row['ratio_sketches']:.1f} times and exact norms {row['ratio_norms']:.1f} times faster than one "
-            f"backward pass each ({row['rows']} rows of {row['mean_tokens']:.0f} tokens, "
+            f"backward pass each by the clock, sketches {row['ratio_sketches_processor_time']:.1f} times by processor "
+            f"time ({row['rows']} rows of {row['mean_tokens']:.0f} tokens, "
             f"{1000 * row['sketches_s'] / row['rows']:.0f} ms a row)"
             for row in (full, lora)
         )
         + ".",
         "parts": [full, lora],
-        "targets": {"ratio": 2},
+        "targets": {
+            "ratio": 2,
+            "reached": {row["parameters"]: row["ratio_sketches"] >= 2 for row in (full, lora)},
+        },
         "command": "python benchmarks/projected_gradients.py",
         "machine": machine(),
         "versions": versions("torch", "transformers", "peft"),
