@@ -77,18 +77,18 @@ def test_the_dual_of_one_pair_bounds_every_other_newcomer(seed, V, n):
         rest = (C[others] - u[:, None]).min(axis=0)
         kept = u.sum() / n + rest.mean()
         bound, y = np.full(outside.size, -np.inf), np.full(outside.size, solved.f[-1])
-        raise_serial(C, outside, rest, kept, n, rank, np.inf, bound, y)
+        raise_serial(C, outside, rest[None], kept, n, rank, np.inf, bound, y)
         assert (bound <= values + 1e-12).all()
         # Without a limit it is the estimate; the pair that was solved meets its own value.
         assert_allclose(bound, kept + estimates(C, outside, rest[None], n)[0], atol=1e-12)
         if own is not None:
             assert bound[own] == pytest.approx(values[own], abs=1e-12)
         both = bound.copy()
-        raise_parallel(C, outside, rest, kept, n, rank, np.inf, both, y.copy())
+        raise_parallel(C, outside, rest[None], kept, n, rank, np.inf, both, y.copy())
         assert_array_equal(both, bound)
         # A limit within reach: nobody below it is called above it, nobody is raised beyond the best.
         limit, short = float(np.median(bound)), np.full(outside.size, -np.inf)
-        raise_serial(C, outside, rest, kept, n, rank, limit, short, np.full(outside.size, solved.f[-1]))
+        raise_serial(C, outside, rest[None], kept, n, rank, limit, short, np.full(outside.size, solved.f[-1]))
         assert_array_equal(short >= limit, bound >= limit)
         assert (short <= bound + 1e-12).all()
 

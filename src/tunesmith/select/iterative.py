@@ -6,10 +6,10 @@ compares the gold answers with its own; clusters whose gold answers are much bet
 
 Where it departs from the paper or its code, and why:
 - Eq. 6 does not sum to 1 and turns negative with negative scores: weights are renormalised, and the softmax
-of the
-  cluster scores replaces their share (``normaliser="ratio"`` is Eq. 6 as printed, for positive scores).
+  of the cluster scores replaces their share (``normaliser="ratio"`` is Eq. 6 as printed, for positive scores).
 - The budget is spent exactly: ``b // N`` rows a round, the rest in the last; the code divides by k once too
-often. - Clusters without scored rows count as the mean of the others; the code raises.
+  often.
+- Clusters without scored rows count as the mean of the others; the code raises.
 - ``history=False`` is the code's form: the softmax alone, without the former weights.
 """
 
@@ -64,12 +64,7 @@ class IterativeKMeansSelector(KMeansSelector):
             good.
         feedback: ``(rows, round) -> scores`` used by `select`; see `run`.
         sampling: ``"quality"`` (kMQ's draw) or ``"random"`` inside clusters.
-        temperature: of the draw by quality.
-        standardise: scale qualities to standard deviation 1 inside clusters.
-        normalise: scale embeddings to length 1.
-        n_init: seedings of k-means.
-        max_iter: most k-means steps over all rows.
-        random_state: seed of k-means and of the draws.
+        temperature, standardise, normalise, n_init, max_iter, random_state: as in `KMeansSelector`.
 
     Attributes:
         labels_: int ``(n,)``, the cluster of each row.
@@ -94,10 +89,6 @@ class IterativeKMeansSelector(KMeansSelector):
     estimate its mean well enough.
     """
 
-    # Fixed here; KMeansSelector reads them.
-    allocation: Any = "proportional"
-    replace = False
-
     def __init__(
         self,
         n_clusters: int | Literal["auto"] = "auto",
@@ -116,20 +107,22 @@ class IterativeKMeansSelector(KMeansSelector):
         max_iter: int = 100,
         random_state: int | None = None,
     ) -> None:
-        self.n_clusters = n_clusters
+        super().__init__(
+            n_clusters,
+            sampling=sampling,
+            temperature=temperature,
+            standardise=standardise,
+            normalise=normalise,
+            n_init=n_init,
+            max_iter=max_iter,
+            random_state=random_state,
+        )
         self.n_rounds = n_rounds
         self.w0 = w0
         self.normaliser = normaliser
         self.history = history
         self.floor = floor
         self.feedback = feedback
-        self.sampling = sampling
-        self.temperature = temperature
-        self.standardise = standardise
-        self.normalise = normalise
-        self.n_init = n_init
-        self.max_iter = max_iter
-        self.random_state = random_state
 
     def fit(  # type: ignore[override]  # the features it takes are named
         self, X: Any = None, y: Any = None, *, quality: Any = None, labels: Any = None, ids: Any = None

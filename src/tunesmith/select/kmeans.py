@@ -1,20 +1,16 @@
 """kM-Random, kM-Closest and kMQ: cluster the pool, then spend the budget inside the clusters.
 
-Paper: "Diversify and Conquer: Diversity-Centric Data Selection with Iterative Refinement", Yu, Chen,
-    Ahmadian,
+Paper: "Diversify and Conquer: Diversity-Centric Data Selection with Iterative Refinement", Yu, Chen, Ahmadian,
 Fadaee 2024, arXiv 2409.11378 (Sec. 2.1, Eqs. 2 and 3).
 
 Where it departs from the paper or its code, and why:
 - Draws are without replacement by default (the paper says with, the code does without): a subset holds
-distinct
-  rows. ``replace=True`` gives the paper's.
+  distinct rows. ``replace=True`` gives the paper's.
 - Counts per cluster are exact (largest remainder, what overflows a small cluster is split again); the code
-rounds
-  down and loses up to k - 1 rows of the budget and more where clusters are small.
+  rounds down and loses up to k - 1 rows of the budget and more where clusters are small.
 - Counts are proportional to size as in the paper; the code takes equal ones (``allocation="equal"``).
 - The code cuts qualities to whole numbers and overflows near 710; here any finite quality works, and by
-default
-  qualities are scaled to standard deviation 1 inside clusters, so that ``temperature`` means the same
+  default qualities are scaled to standard deviation 1 inside clusters, so that ``temperature`` means the same
   everywhere.
 """
 

@@ -1,4 +1,4 @@
-"""Compiled loops of GORACS: what a row would bring as a member, exactly or only as far as a limit needs it."""
+"""Compiled loops of GORACS: what rows would bring as members, as far as a limit asks to know it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-__all__ = ["estimate_parallel", "estimate_serial", "raise_parallel", "raise_serial"]
+__all__ = ["raise_parallel", "raise_serial"]
 
 Matrix = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -22,31 +22,6 @@ def _value(row: Matrix, rest: Matrix, y: float, n: int) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _estimate(
-    k: int, cost: Matrix, rows: Indices, rest: Matrix, n: int, rank: int, out: Matrix, y: Matrix
-) -> None:
-    row, others = cost[rows[k]], rest[0] if rest.shape[0] == 1 else rest[k]
-    y[k] = np.partition(row - others, rank)[rank]
-    out[k] = _value(row, others, y[k], n)
-
-
-@njit(cache=True, nogil=True)
-def estimate_serial(
-    cost: Matrix, rows: Indices, rest: Matrix, n: int, rank: int, out: Matrix, y: Matrix
-) -> None:
-    for k in range(rows.size):
-        _estimate(k, cost, rows, rest, n, rank, out, y)
-
-
-@njit(parallel=True, cache=True, nogil=True)
-def estimate_parallel(
-    cost: Matrix, rows: Indices, rest: Matrix, n: int, rank: int, out: Matrix, y: Matrix
-) -> None:
-    for k in prange(rows.size):
-        _estimate(k, cost, rows, rest, n, rank, out, y)
-
-
-@njit(cache=True, nogil=True)
 def _raise(
     k: int,
     cost: Matrix,
@@ -59,12 +34,13 @@ def _raise(
     bound: Matrix,
     y: Matrix,
 ) -> None:
+    """Raise ``bound[k]`` to ``kept + max_y F(y)``, or to what the given y reaches if that is the limit."""
     # Any y gives a bound, and one near the best is at hand: most rows reach the limit without a partition.
-    row = cost[rows[k]]
-    reached = kept + _value(row, rest, y[k], n)
+    row, others = cost[rows[k]], rest[0] if rest.shape[0] == 1 else rest[k]
+    reached = kept + _value(row, others, y[k], n)
     if reached < limit:
-        cut = np.partition(row - rest, rank)[rank]
-        reached = kept + _value(row, rest, cut, n)
+        cut = np.partition(row - others, rank)[rank]
+        reached = kept + _value(row, others, cut, n)
         if reached > bound[k]:
             y[k] = cut
     bound[k] = max(bound[k], reached)

@@ -16,13 +16,14 @@ from __future__ import annotations
 import itertools
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.numerics import lazy_greedy
 from tunesmith.numerics.transport import Transport, solve_exact
-from tunesmith.select.goracs.kernels import estimate_parallel, estimate_serial, raise_parallel, raise_serial
+from tunesmith.select.goracs.kernels import raise_parallel, raise_serial
 
 __all__ = ["Chosen", "estimates", "greedy", "refine", "rest_costs"]
 
@@ -114,6 +115,11 @@ def rest_costs(reduced: Matrix) -> tuple[Matrix, Matrix, Indices]:
     return first, others.min(axis=0), holder
 
 
+def _raise(cost: Matrix, rows: Indices, *arguments: Any) -> None:
+    run = raise_serial if rows.size * cost.shape[1] <= _SERIAL else raise_parallel
+    run(cost, rows, *arguments)
+
+
 def estimates(
     cost: Matrix, rows: Indices, rest: Matrix, n: int, *, largest: bool = False
 ) -> tuple[Matrix, Matrix]:
@@ -131,9 +137,9 @@ def estimates(
     """
     V = cost.shape[1]
     R = -(-V // n)
-    out, y = np.empty(rows.size), np.empty(rows.size)
-    run = estimate_serial if rows.size * V <= _SERIAL else estimate_parallel
-    run(cost, rows, np.atleast_2d(rest), n, V - R if largest else R - 1, out, y)
+    out, y = np.full(rows.size, -np.inf), np.zeros(rows.size)
+    rank = V - R if largest else R - 1
+    _raise(cost, rows, np.atleast_2d(rest), 0.0, n, rank, np.inf, out, y)
     return out, y
 
 
@@ -259,9 +265,8 @@ class _Search:
         dual = planes[-1]
         rest = (self.cost[others] - dual[:, None]).min(axis=0)
         before = bound.copy()
-        run = raise_serial if outside.size * self.V <= _SERIAL else raise_parallel
         kept = float(dual.sum()) / self.n + float(rest.mean())
-        run(self.cost, outside, rest, kept, self.n, self.rank, self.limit, bound, y)
+        _raise(self.cost, outside, rest[None], kept, self.n, self.rank, self.limit, bound, y)
         source[bound > before] = len(planes) - 1
 
     def _carried(self, leaves: int, others: Indices) -> Matrix:
