@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tunesmith.curate.clear.filtering import AutoFilter
     from tunesmith.curate.decontaminate import ContaminationFilter, contamination
     from tunesmith.curate.dedup import Deduplicate
+    from tunesmith.curate.fine_t2i.curator import TextToImageCurator
     from tunesmith.curate.near.deduplicate import NearDeduplicate
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Curator",
     "Deduplicate",
     "NearDeduplicate",
+    "TextToImageCurator",
     "contamination",
 ]
 
@@ -36,6 +38,7 @@ __getattr__, __dir__ = lazy_exports(
         "Curator": "_base",
         "Deduplicate": "dedup",
         "NearDeduplicate": "near.deduplicate",
+        "TextToImageCurator": "fine_t2i.curator",
         "contamination": "decontaminate",
     },
 )
