@@ -54,6 +54,24 @@ def test_parameters_and_paths(data: str) -> None:
     assert not Path("kept.reasons.jsonl").exists()
 
 
+def test_near_duplicates_and_test_rows_go(data: str, write_jsonl: Any) -> None:
+    result = curate(data, "--method", "near_dedup", "--out", "near.jsonl", "--set", "threshold=0.5")
+    assert result.exit_code == 0, result.stderr
+    assert [line["n"] for line in lines("near.jsonl")] == [0, 1, 2, 3]
+    assert lines("near.reasons.jsonl")[0]["reason"] == (
+        "nearly the same words as an earlier row → row 0, similarity 1.00"
+    )
+    test = write_jsonl("test.jsonl", [{"prompt": "Say 2!", "completion": "2"}])
+    result = curate(
+        *(data, "--method", "contamination", "--out", "clean.jsonl", "--set", f"against={test}"),
+        *("--set", "action=drop"),
+    )
+    assert result.exit_code == 0, result.stderr
+    assert [line["n"] for line in lines("clean.jsonl")] == [0, 1, 3, 4, 5]
+    (gone,) = lines("clean.reasons.jsonl")
+    assert gone["reason"].startswith("holds an evaluation row → test.jsonl, row 0: ")
+
+
 def test_a_language_model_filters(data: str, tiny_model_dir: str, tiny_encoder_dir: str) -> None:
     options = [f"nli=embedding:{tiny_encoder_dir}", "n_samples=2", "max_new_tokens=4"]
     arguments = [part for option in options for part in ("--set", option)]

@@ -129,3 +129,15 @@ def test_changes_are_in_the_report(
     page = result.report.read_text(encoding="utf-8")
     assert "<td>10 it is</td><td>&lt;b&gt;new&lt;/b&gt;</td>" in page
     assert "changed: the candidate is confidently better" in page
+
+
+def test_the_rows_that_a_filter_compares_with_are_part_of_the_stage(tmp_path: Path) -> None:
+    path = tmp_path / "test.jsonl"
+    block = {"type": "contamination", "against": [str(path), "demo:test"]}
+    recipe = load({"data": {"train": "x"}, "curate": [block]}, []).recipe
+    path.write_text('{"text": "a"}\n')
+    before = depends_on(recipe, {})["against"]
+    path.write_text('{"text": "b"}\n')
+    after = depends_on(recipe, {})["against"]
+    assert before[0] != after[0]
+    assert before[1] == after[1]

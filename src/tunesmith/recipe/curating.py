@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import methods
-from tunesmith.core.files import atomic_dir, atomic_open, hash_json, write_json
+from tunesmith.core.files import (
+    atomic_dir,
+    atomic_open,
+    hash_file,
+    hash_json,
+    hash_text,
+    hash_tree,
+    write_json,
+)
 from tunesmith.core.seeds import child_seed
 from tunesmith.recipe.checking import parameters_of
 
@@ -91,9 +99,12 @@ def make_curator(recipe: Recipe, spec: MethodSpec, place: int) -> Any:
 
 
 def depends_on(recipe: Recipe, hashes: dict[str, str]) -> dict[str, Any]:
-    """Return what the stage depends on beside the rows and its own block: the model, and training."""
+    """Return what the stage depends on beside the rows and its own block: the model, training, other rows."""
     found: dict[str, Any] = {}
     for spec in recipe.curate:
+        against = spec.parameters.get("against") or []
+        for source in against if isinstance(against, list) else [against]:
+            found.setdefault("against", []).append(_content(source))
         if _takes_model(recipe, spec):
             found["model"] = [hashes.get("model"), recipe.model.dtype if recipe.model else None]
         if _may_tune(recipe, spec) and recipe.train is not None:
@@ -103,6 +114,12 @@ def depends_on(recipe: Recipe, hashes: dict[str, str]) -> dict[str, Any]:
                 recipe.preflight.model_dump(),
             ]
     return found
+
+
+def _content(source: Any) -> str:
+    """Return a hash of the rows that a filter compares with; of the name where it is no path."""
+    path = Path(str(source)).expanduser()
+    return hash_tree(path) if path.is_dir() else hash_file(path) if path.is_file() else hash_text(str(source))
 
 
 def train_arguments(recipe: Recipe) -> dict[str, Any]:
