@@ -189,7 +189,9 @@ def test_solving_on_a_part_scores_everything_nearly_as_well():
     assert part.target_indices_.size == 150
     assert np.corrcoef(whole.scores_, part.scores_)[0, 1] > 0.98
     again = GOTDSelector(n_candidates=1000, n_target=150).fit(x, target_embedding=y)
-    assert_array_equal(part.scores_, again.scores_)
+    # Matrix products can differ in the last bit with where their operands lie in memory.
+    assert_allclose(part.scores_, again.scores_, rtol=0, atol=1e-13)
+    assert_array_equal(part.select(100), again.select(100))
 
 
 def test_weights_count_as_repeated_rows():

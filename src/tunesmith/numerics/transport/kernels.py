@@ -123,22 +123,13 @@ def row_sweep(
         for c in range(column.shape[0]):
             _chunk(c, cost, inverse, u, h, weight, omega, log_sum, column)
     else:
-        _parallel(cost, inverse, u, h, weight, omega, log_sum, column)
+        _parallel(column, cost, inverse, u, h, weight, omega, log_sum)
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _parallel(
-    cost: NDArray[Any],
-    inverse: Any,
-    u: NDArray[Any],
-    h: NDArray[Any],
-    weight: NDArray[np.float64],
-    omega: float,
-    log_sum: NDArray[np.float64],
-    column: NDArray[np.float64],
-) -> None:
+def _parallel(column: NDArray[np.float64], *arguments: Any) -> None:
     for c in prange(column.shape[0]):
-        _chunk(c, cost, inverse, u, h, weight, omega, log_sum, column)
+        _chunk(c, *arguments, column)
 
 
 @njit(fastmath=_FAST, cache=True, nogil=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
@@ -47,32 +49,12 @@ def _raise(
 
 
 @njit(cache=True, nogil=True)
-def raise_serial(
-    cost: Matrix,
-    rows: Indices,
-    rest: Matrix,
-    kept: float,
-    n: int,
-    rank: int,
-    limit: float,
-    bound: Matrix,
-    y: Matrix,
-) -> None:
+def raise_serial(cost: Matrix, rows: Indices, *arguments: Any) -> None:
     for k in range(rows.size):
-        _raise(k, cost, rows, rest, kept, n, rank, limit, bound, y)
+        _raise(k, cost, rows, *arguments)
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def raise_parallel(
-    cost: Matrix,
-    rows: Indices,
-    rest: Matrix,
-    kept: float,
-    n: int,
-    rank: int,
-    limit: float,
-    bound: Matrix,
-    y: Matrix,
-) -> None:
+def raise_parallel(cost: Matrix, rows: Indices, *arguments: Any) -> None:
     for k in prange(rows.size):
-        _raise(k, cost, rows, rest, kept, n, rank, limit, bound, y)
+        _raise(k, cost, rows, *arguments)
