@@ -29,7 +29,7 @@ def isolated(script: str, part: str, *, one_core: bool = False, **arguments: Any
     # many times over.
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
     if one_core:
-        environment |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+        environment |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return result

@@ -76,12 +76,17 @@ def sound_rows(output: str, seeds: list[int]) -> dict:
     recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     recipe["data"]["train"] = str(data)
     recipe["select"] = {"type": "random", "budget": round(recipe["select"]["budget"] * len(pool))}
-    recipe["compare"] = {"select.type": ["random"], "seeds": seeds, "base": False}
+    del recipe["compare"]
     changed = folder.parent / f"{folder.name}.yaml"
     changed.write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    result = run(changed, folder, listeners=[show])
-    scores = read_json(result.directory / "compare.json")["arms"]["random"]["task_score"]
-    return {"rows": len(sound), "mean": scores["mean"], "per seed": scores["per_seed"]}
+    found = []
+    for seed in seeds:
+        result = run(changed, f"{folder}-{seed}", overrides=[f"seed={seed}"], listeners=[show])
+        scores = [
+            read_json(path) for path in result.directory.rglob("scores.json") if "base" not in path.parts
+        ]
+        found += [score["task_score"]["value"] for score in scores]
+    return {"rows": len(sound), "mean": sum(found) / len(found), "per seed": found}
 
 
 def verdict(pair: dict) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.trainers._trl_compat import LengthGroups, quiet
+from tunesmith.trainers._trl_compat import LengthGroups
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=200), st.integers(1, 16), st.integers(0, 5))
@@ -45,16 +44,3 @@ def test_a_short_last_step_stays_last():
     lengths = [5] * 20
     order = list(LengthGroups(lengths, 8, seed=0))
     assert len(order[16:]) == 4
-
-
-def test_quiet_puts_everything_back():
-    import logging
-
-    from transformers.utils import logging as transformers_logging
-
-    before = (transformers_logging.get_verbosity(), logging.getLogger("trl").level)
-    with pytest.raises(ZeroDivisionError), quiet():  # noqa: PT012
-        assert not transformers_logging.is_progress_bar_enabled()
-        raise ZeroDivisionError
-    assert (transformers_logging.get_verbosity(), logging.getLogger("trl").level) == before
-    assert transformers_logging.is_progress_bar_enabled()

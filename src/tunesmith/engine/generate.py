@@ -6,9 +6,7 @@ own seed and the step, so that an answer does not depend on what else is in its 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from tunesmith.core.errors import DataError, ParameterError
 from tunesmith.core.events import EventLog
+from tunesmith.engine.silence import quiet
 
 __all__ = ["generate"]
 
@@ -102,7 +101,7 @@ def generate(
             if temperature > 0:
                 uniform = [np.random.default_rng(seeds[i]).random(max_new_tokens) for i in rows]
                 draw = [_draw(np.stack(uniform), temperature, width)]
-            with torch.inference_mode(), _quiet():
+            with torch.inference_mode(), quiet():
                 out = model.generate(
                     input_ids=ids.to(model.device),
                     attention_mask=seen.to(model.device),
@@ -148,15 +147,3 @@ def _end_ids(model: Any, tokenizer: Any) -> list[int]:
     for value in (tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None)):
         found += value if isinstance(value, list) else [] if value is None else [value]
     return sorted(set(found))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the advice about sampling settings that the model brings and greedy search does not use."""
-    logger = logging.getLogger("transformers.generation")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

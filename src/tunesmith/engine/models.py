@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from tunesmith.core.errors import MissingModelError, ParameterError, nearest
 from tunesmith.core.files import atomic_dir, cache_dir, hash_text, hash_tree
+from tunesmith.engine.silence import quiet
 
 __all__ = [
     "ALIASES",
@@ -106,7 +106,7 @@ def load_tokenizer(model_id: str, *, revision: str | None = None, trust_remote_c
     from transformers import AutoTokenizer
 
     source = resolve_model(model_id)
-    with _quiet(), _missing(model_id):
+    with quiet(), _missing(model_id):
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=trust_remote_code
         )
@@ -144,7 +144,7 @@ def load_model(
         raise ParameterError("dtype", "load_model", "'auto', 'float32', 'bfloat16' or 'float16'", dtype)
     source = resolve_model(model_id)
     device = default_device() if device is None else device
-    with _quiet(), _missing(model_id):
+    with quiet(), _missing(model_id):
         model = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=getattr(torch, auto_dtype(device) if dtype == "auto" else dtype),
@@ -164,7 +164,7 @@ def load_classifier(model_id: str, *, trust_remote_code: bool = False) -> tuple[
     from transformers import AutoModelForSequenceClassification
 
     tokenizer = load_tokenizer(model_id, trust_remote_code=trust_remote_code)
-    with _quiet(), _missing(model_id):
+    with quiet(), _missing(model_id):
         model = AutoModelForSequenceClassification.from_pretrained(
             resolve_model(model_id), dtype=torch.float32, trust_remote_code=trust_remote_code
         )
@@ -191,7 +191,7 @@ def load_encoder(encoder_id: str = "minilm", *, device: str | None = None) -> An
     """
     from sentence_transformers import SentenceTransformer
 
-    with _quiet(), _missing(encoder_id):
+    with quiet(), _missing(encoder_id):
         return SentenceTransformer(resolve_encoder(encoder_id), device=device or default_device())
 
 
@@ -229,7 +229,7 @@ def _converted(alias: str) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with _quiet():
+    with quiet():
         model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=file, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=file)
     plain = AutoModelForCausalLM.from_config(_plain_config(model.config))
@@ -263,26 +263,3 @@ def _missing(model_id: str) -> Iterator[None]:
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__} "
             f"Bundled models that need no network: {', '.join(ALIASES)}."
         ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and advice while a model loads; errors still raise."""
-    from transformers.utils import logging as transformers_logging
-
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    names = ["sentence_transformers", "huggingface_hub"]
-    levels = [logging.getLogger(name).level for name in names]
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
-        for name, old in zip(names, levels, strict=True):
-            logging.getLogger(name).setLevel(old)

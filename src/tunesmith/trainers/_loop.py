@@ -14,7 +14,8 @@ from trl import SFTConfig
 from tunesmith.core.errors import ParameterError, TrainingError
 from tunesmith.core.events import EventLog
 from tunesmith.core.seeds import seed_everything
-from tunesmith.trainers._trl_compat import EpochOrder, LengthGroups, Trainer, quiet
+from tunesmith.engine.silence import quiet
+from tunesmith.trainers._trl_compat import EpochOrder, LengthGroups, Trainer
 from tunesmith.trainers.checkpoints import KEPT, Marker, describe_last, find_checkpoint, finite_weights
 from tunesmith.trainers.online import OnlineSelection, OnlineSelectionMixin
 from tunesmith.trainers.sft import SFTResult, train_sft
@@ -86,7 +87,7 @@ def run(
 ) -> SFTResult:
     """Train; the arguments are those of `train_sft`, checked."""
     on_cpu = model.device.type == "cpu"
-    with quiet():
+    with quiet(python_warnings=True):
         args = SFTConfig(
             output_dir=str(folder),
             use_cpu=on_cpu,

@@ -6,10 +6,7 @@ here and in this module's tests, and nowhere else.
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,7 +19,7 @@ from trl import SFTTrainer
 from tunesmith.core.errors import TrainingError
 from tunesmith.core.seeds import child_seed
 
-__all__ = ["LengthGroups", "Trainer", "quiet"]
+__all__ = ["LengthGroups", "Trainer"]
 
 # Logits of the trained positions of one batch, in elements: 2^28 are 1 GiB in float32. Beyond, TRL's loss
 # runs, which walks over the positions in tiles and computes each tile twice.
@@ -180,27 +177,3 @@ class EpochOrder(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the trainer before an epoch's rows are drawn."""
         self.order.epoch = int(state.epoch or 0)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the libraries' advice and progress bars while training; errors still raise."""
-    from transformers.utils import logging as transformers_logging
-
-    level, names = transformers_logging.get_verbosity(), ("trl", "peft", "accelerate")
-    bars = transformers_logging.is_progress_bar_enabled()
-    levels = [logging.getLogger(name).level for name in names]
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
-        for name, old in zip(names, levels, strict=True):
-            logging.getLogger(name).setLevel(old)

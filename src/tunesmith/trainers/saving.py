@@ -18,7 +18,7 @@ import torch
 from tunesmith.core.errors import MissingModelError, TrainingError
 from tunesmith.core.files import atomic_dir, read_json
 from tunesmith.engine.models import load_model
-from tunesmith.trainers._trl_compat import quiet
+from tunesmith.engine.silence import quiet
 
 __all__ = ["fixed_batch", "load_tuned", "logits_of", "save_tuned"]
 
@@ -42,7 +42,7 @@ def save_tuned(model: Any, tokenizer: Any, folder: str | Path) -> None:
     """
     batch = fixed_batch(model)
     before = logits_of(model, batch)
-    with atomic_dir(folder) as partial, quiet():
+    with atomic_dir(folder) as partial, quiet(python_warnings=True):
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         if hasattr(model, "peft_config"):
