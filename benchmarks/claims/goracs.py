@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from tunesmith.select.goracs import GORACSSelector, poo_score
 from tunesmith.select.gotd import GOTDSelector
 
-SEEDS = range(6)
+SEEDS = range(10)
 BUDGETS = (20, 60)
 NOISE = 0.15
 
@@ -69,8 +69,8 @@ def run(seed: int, noise: float, n: int) -> dict[str, dict[str, float]]:
     (X, labels), valid, norms = data["pool"], data["valid"], data["norms"]
     rng = np.random.default_rng([seed, 1])
 
-    def goracs(lam: float, exchanges: int = 100) -> Any:
-        selector = GORACSSelector(lam=lam, n_candidates=10, max_exchanges=exchanges)
+    def goracs(lam: float, exchanges: int = 100, candidates: int | None = None) -> Any:
+        selector = GORACSSelector(lam=lam, n_candidates=candidates, max_exchanges=exchanges)
         return selector.fit(X, target_embedding=valid, gradient_norm=norms).select(n)
 
     picks = {
@@ -78,6 +78,7 @@ def run(seed: int, noise: float, n: int) -> dict[str, dict[str, float]]:
         "k-center": spread(X, n, int(rng.integers(900))),
         "greedy only": goracs(0.0, 0),
         "GORACS": goracs(0.0),
+        "GORACS, 10 by 10 candidates": goracs(0.0, candidates=10),
         "GORACS, lambda 0.1": goracs(0.1),
         "GORACS, lambda 0.5": goracs(0.5),
         "top gradient norm": np.argsort(-norms, kind="stable")[:n],
@@ -103,6 +104,7 @@ def main() -> None:
         ("GORACS", "random"),
         ("GORACS", "greedy only"),
         ("GORACS", "GOT-D"),
+        ("GORACS", "GORACS, 10 by 10 candidates"),
         ("GORACS, lambda 0.1", "GORACS"),
         ("GORACS, lambda 0.5", "GORACS"),
     )
@@ -111,7 +113,7 @@ def main() -> None:
     }
     against_random = [rows[0] for rows in intervals.values()]
     by_greedy = [rows[1] for rows in intervals.values()]
-    by_lambda = [row for rows in intervals.values() for row in rows[3:]]
+    by_lambda = [row for rows in intervals.values() for row in rows[4:]]
     lower = [
         1 - np.mean(found["transport"]["GORACS"]) / np.mean(found["transport"]["greedy only"])
         for found in runs.values()
