@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tunesmith.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from tunesmith.data import demo, formats, preflight, rows, templates
+    from tunesmith.data import demo, formats, preflight, rows, templates, vision
     from tunesmith.data.pool import Pool
     from tunesmith.data.reader import ReadReport, ReadResult, read
     from tunesmith.data.subset import write_subset
@@ -20,6 +20,7 @@ __all__ = [
     "read",
     "rows",
     "templates",
+    "vision",
     "write_subset",
 ]
 
@@ -35,6 +36,7 @@ __getattr__, __dir__ = lazy_exports(
         "read": "reader",
         "rows": "rows",
         "templates": "templates",
+        "vision": "vision",
         "write_subset": "subset",
     },
 )
