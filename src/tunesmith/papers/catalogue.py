@@ -9,7 +9,7 @@ import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
+from importlib import import_module, resources
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
@@ -25,7 +25,11 @@ STATUSES: tuple[Status, ...] = ("planned", "working", "reconstruction")
 # Registered methods that stand for no paper, with what they are.
 BASELINES = {
     "select.random": "the baseline of every comparison",
+    "online.random": "the baseline of every online policy",
+    "online.max_loss": "the rows of highest loss, a common heuristic",
     "curate.dedup": "exact duplicates",
+    "curate.near_dedup": "near-duplicates, by a kept library",
+    "curate.contamination": "overlap with evaluation sets, by n-grams and embeddings",
     "train.sft": "supervised fine-tuning by TRL",
     "evaluate.exact_match": "plain metric",
     "evaluate.task_score": "plain metric",
@@ -168,7 +172,10 @@ def public_name(method: str) -> str:
         raise UnknownNameError("method", method, methods.names())
     module, _, attribute = next(iter(entry_points(group=GROUP, name=method))).value.partition(":")
     if module.startswith("tunesmith."):
-        module = ".".join(module.split(".")[:2])  # each package exports its methods by name
+        # The shortest package on the way that exports it: select.MIGSelector, select.online.UDSPolicy.
+        parts = module.split(".")
+        packages = (".".join(parts[:end]) for end in range(2, len(parts)))
+        module = next((p for p in packages if attribute in import_module(p).__all__), module)
     return f"{module}.{attribute}"
 
 
