@@ -61,6 +61,18 @@ def test_what_many_evaluation_rows_share_is_form_and_counts_for_none() -> None:
     assert NgramIndex(rows, common=6, share=0.3).match(system) is not None
 
 
+def test_the_wording_of_many_different_rows_of_the_pool_is_form_too() -> None:
+    wording = "give only the answer restore the correct order of the following words"
+    test = Dataset.from_dict({"text": [f"{wording} one", f"{wording} two"]})
+    pool = Dataset.from_dict({"text": [f"{wording} {i} {i}" for i in range(12)] + [f"{wording} one"] * 3})
+    method = ContaminationFilter(test)
+    assert method.fit_transform(pool)["text"][:] == pool["text"][:12]
+    assert method.report_.n_out == 12
+    # Eleven different rows are more than ten; equal ones count once. Without the limit all of them go.
+    assert len(ContaminationFilter(test, common_rows=None).fit_transform(pool)) == 0
+    assert len(ContaminationFilter(test, common_rows=13).fit_transform(pool)) == 0
+
+
 def test_short_rows_are_matched_by_an_equal_text_alone() -> None:
     index = NgramIndex(["What is 2 + 2?", "", "Capital of France?"])
     assert index.n_whole == 3

@@ -123,6 +123,7 @@ ROWS = [
             ("action", "mark", "'drop' or 'flag'"),
             ("ngram", 0, "an int >= 1"),
             ("common", 0, "an int >= 1"),
+            ("common_rows", 0, "None or an int >= 1"),
             ("share", 1.5, "a float in [0, 1]"),
             ("threshold", 0, "a float in (0, 1]"),
             ("against", 3, "paths, ids or datasets"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
+from hashlib import blake2b
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from tunesmith.core.errors import DataError, ParameterError
 from tunesmith.curate._base import DETAIL, Curator
 from tunesmith.curate.near._vectors import column_vectors
+from tunesmith.curate.near._words import words
 from tunesmith.curate.overlap import Match, NgramIndex, embedding_matches
 from tunesmith.data import Pool, read
 from tunesmith.data.rows import iter_rows, prompt_text, row_kind, row_text
@@ -39,7 +42,7 @@ class ContaminationFilter(Curator):
     Time O(words of both sets) by words, with memory for the evaluation set's words alone; by embedding one
     forward pass a row (kept in the user's cache) and O(n m d), memory O((n + m) d).
 
-    Sources: Brown et al. 2020 (GPT-3, appendix C), Lambert et al. 2024 (Tülu 3, section 3.2).
+    Sources: Brown et al. 2020 (GPT-3, appendix C), Lambert et al. 2024 (Tülu 3).
 
     Args:
         against: the evaluation sets: a path, Hub id or ``demo:NAME`` as `tunesmith.data.read` takes it, a dataset,
@@ -51,6 +54,9 @@ class ContaminationFilter(Curator):
             answer or text.
         share: share of an evaluation row's sequences that a training row must hold; 0 for a single one.
         common: sequences that occur in more evaluation rows than this are form and count for none.
+        common_rows: sequences that occur in more *different* rows of the pool of `fit` than this are form too;
+            ``None`` for no such limit. Equal rows count once, so that a test row that was copied often is found;
+            one that stands in the pool in many variants is not: remove near-duplicates first.
         threshold: cosine in (0, 1] from which two rows mean the same.
         encoder: as for `tunesmith.data.Pool`. Columns ``embedding`` of both sets go before it where ``on="row"``.
         action: ``"drop"``, or ``"flag"`` to keep every row and say in the column ``contamination`` what it gives
@@ -80,7 +86,8 @@ class ContaminationFilter(Curator):
         on: str = "prompt",
         ngram: int = 8,
         share: float = 0.5,
-        common: int = 3,
+        common: int = 2,
+        common_rows: int | None = 10,
         threshold: float = 0.9,
         encoder: str = "minilm",
         action: str = "drop",
@@ -91,12 +98,13 @@ class ContaminationFilter(Curator):
         self.ngram = ngram
         self.share = share
         self.common = common
+        self.common_rows = common_rows
         self.threshold = threshold
         self.encoder = encoder
         self.action = action
 
     def fit(self, dataset: Dataset, y: Any = None) -> Self:
-        """Read the evaluation sets.
+        """Read the evaluation sets, and find what of them is the wording of many rows of the pool.
 
         Raises:
             ParameterError: a parameter outside its range.
@@ -110,6 +118,8 @@ class ContaminationFilter(Curator):
         self._places = [f"{name}, row {i}" for name, rows in self._sets for i in range(len(rows))]
         self._index = NgramIndex(texts, ngram=self.ngram, share=self.share, common=self.common)
         self.n_evaluation_ = len(texts)
+        if self.by != "embedding" and self.common_rows is not None:
+            self._index.leave_out(self._wording(dataset, self.common_rows))
         return super().fit(dataset)
 
     def transform(self, dataset: Dataset) -> Dataset:
@@ -138,10 +148,12 @@ class ContaminationFilter(Curator):
             if getattr(self, name) not in valid:
                 expected = " or ".join([", ".join(map(repr, valid[:-1])), repr(valid[-1])])
                 raise ParameterError(name, self, expected, getattr(self, name))
-        for name in ("ngram", "common"):
+        for name, also in (("ngram", ""), ("common", ""), ("common_rows", "None or ")):
             value = getattr(self, name)
+            if value is None and also:
+                continue
             if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-                raise ParameterError(name, self, "an int >= 1", value)
+                raise ParameterError(name, self, f"{also}an int >= 1", value)
         s, t = self.share, self.threshold
         if isinstance(s, bool) or not isinstance(s, Real) or not 0 <= s <= 1:
             raise ParameterError("share", self, "a float in [0, 1]", s)
@@ -152,7 +164,7 @@ class ContaminationFilter(Curator):
         matches: list[Match | None] = [None] * len(dataset)
         if self.by != "embedding":
             for i, row in enumerate(iter_rows(dataset)):
-                matches[i] = self._index.match(*_parts(row), *([row_text(row)] if self.on == "row" else []))
+                matches[i] = self._index.match(*self._parts(row))
         by_words = [match is not None for match in matches]
         if self.by != "words" and len(dataset):
             rows, cosines = embedding_matches(self._vectors(dataset), self._target(), self.threshold)
@@ -175,6 +187,25 @@ class ContaminationFilter(Curator):
                 )
             else:
                 yield i, f"means the same as an evaluation row{DETAIL}{place}: cosine {match.score:.2f}"
+
+    def _parts(self, row: dict[str, Any]) -> list[str]:
+        return _parts(row) + ([row_text(row)] if self.on == "row" else [])
+
+    def _wording(self, dataset: Dataset, most: int) -> list[str]:
+        """Return the evaluation set's sequences that more than ``most`` different rows hold."""
+        counts: Counter[str] = Counter()
+        seen: set[bytes] = set()
+        for row in iter_rows(dataset):
+            parts = self._parts(row)
+            found = self._index.shared(*parts)
+            if not found:
+                continue
+            normal = " ".join(word for part in parts for word in words(part, signs=False))
+            key = blake2b(normal.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            if key not in seen:
+                seen.add(key)
+                counts.update(found)
+        return [sequence for sequence, count in counts.items() if count > most]
 
     def _evaluation_text(self, row: dict[str, Any]) -> str:
         return (prompt_text(row) or row_text(row)) if self.on == "prompt" else row_text(row)

@@ -40,12 +40,12 @@ class NgramIndex:
     A text is words alone: Unicode form NFKC, case folded, punctuation and white space dropped. A training text
     matches an evaluation text if it holds at least ``share`` of its different sequences of ``ngram`` neighbouring
     words. Sequences that occur in more than ``common`` evaluation texts are form, not content (a system prompt, the
-    wording of a template), and count for none; the paper on GPT-3 leaves out sequences that are frequent among the
-    *training* documents instead, which would also excuse a test question that was copied often.
+    wording of a template), and count for none; `leave_out` takes further ones out, which the paper on GPT-3 does with
+    those that are frequent among the training documents.
 
     An evaluation text shorter than a sequence, or of common sequences alone, is matched only by an equal text.
 
-    Sources: Brown et al. 2020 (GPT-3, appendix C: 13-grams, down to 8), Lambert et al. 2024 (Tülu 3, section 3.2:
+    Sources: Brown et al. 2020 (GPT-3, appendix C: 13-grams, down to 8), Lambert et al. 2024 (Tülu 3:
     8-grams that cover half of a test row).
 
     Args:
@@ -55,7 +55,9 @@ class NgramIndex:
         common: most evaluation texts that a sequence may occur in.
 
     Attributes:
-        n_whole: evaluation texts that can only be matched by an equal text.
+        ngram: as given.
+        share: as given.
+        common: as given.
 
         Building takes O(words) time and memory, about 100 bytes a word; a look-up O(words of the text).
 
@@ -63,13 +65,15 @@ class NgramIndex:
         ParameterError: a parameter outside its range.
     """
 
-    def __init__(self, texts: Iterable[str], *, ngram: int = 8, share: float = 0.5, common: int = 3) -> None:
+    def __init__(self, texts: Iterable[str], *, ngram: int = 8, share: float = 0.5, common: int = 2) -> None:
         for name, value in (("ngram", ngram), ("common", common)):
             if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise ParameterError(name, self, "an int >= 1", value)
         if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= 1:
             raise ParameterError("share", self, "a float in [0, 1]", share)
-        self.ngram, self.share, self.common = int(ngram), float(share), int(common)
+        self.ngram: int = int(ngram)
+        self.share: float = float(share)
+        self.common: int = int(common)
         self._whole: dict[str, int] = {}
         rows: dict[int, set[str]] = {}
         for i, text in enumerate(texts):
@@ -77,15 +81,33 @@ class NgramIndex:
             if found:
                 self._whole.setdefault(" ".join(found), i)
             rows[i] = set(self._sequences(found))
-        counts = Counter(sequence for found in rows.values() for sequence in found)
         self._rows_of: dict[str, list[int]] = {}
-        self._sizes = np.zeros(len(rows), dtype=np.int64)
-        for i, found in rows.items():
-            own = [sequence for sequence in found if counts[sequence] <= self.common]
+        self._sizes: NDArray[np.int64] = np.zeros(len(rows), dtype=np.int64)
+        for i, own in rows.items():
             self._sizes[i] = len(own)
             for sequence in own:
                 self._rows_of.setdefault(sequence, []).append(i)
-        self.n_whole = int((self._sizes == 0).sum())
+        self.leave_out([s for s, of in self._rows_of.items() if len(of) > self.common])
+
+    @property
+    def n_whole(self) -> int:
+        """Evaluation texts that can only be matched by an equal text."""
+        return int((self._sizes == 0).sum())
+
+    def leave_out(self, sequences: Iterable[str]) -> None:
+        """Count these sequences for none from now on."""
+        for sequence in sequences:
+            for row in self._rows_of.pop(sequence, ()):
+                self._sizes[row] -= 1
+
+    def shared(self, *texts: str) -> set[str]:
+        """Return the sequences of the evaluation set that a row holds; its texts as for `match`."""
+        return {
+            sequence
+            for text in texts
+            for sequence in self._sequences(words(text, signs=False))
+            if sequence in self._rows_of
+        }
 
     def match(self, *texts: str) -> Match | None:
         """Return what a training row gives away most of, the first among equals, or ``None``.

@@ -61,6 +61,6 @@ def check_parameters(curator: TextToImageCurator) -> None:
     ):
         value = getattr(curator, name)
         low, high = getattr(scorer, "range", (-np.inf, np.inf))
-        if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
+        if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:
             where = f" from {low:g} to {high:g}, the range of its scorer" if hasattr(scorer, "range") else ""
             raise ParameterError(name, curator, f"a number{where}", value)

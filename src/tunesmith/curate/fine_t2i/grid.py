@@ -74,7 +74,8 @@ class Taxonomy:
             DataError: the file cannot be read or lacks a part.
             ParameterError: weights are not valid.
         """
-        from ruamel.yaml import YAML, YAMLError
+        from ruamel.yaml import YAML
+        from ruamel.yaml.error import YAMLError
 
         file = Path(__file__).with_name("taxonomy.yaml") if path is None else Path(path)
         try:
@@ -118,8 +119,15 @@ class Taxonomy:
             )
         ]
         return [
-            Cell(f"c{random_state}-{i:07d}", *values, seed=child_seed(random_state, "prompt", i))
-            for i, values in enumerate(zip(*columns, strict=True))
+            Cell(
+                f"c{random_state}-{i:07d}",
+                category,
+                style,
+                tasks,
+                template,
+                child_seed(random_state, "prompt", i),
+            )
+            for i, (category, style, tasks, template) in enumerate(zip(*columns, strict=True))
         ]
 
     def check_labels(self, labels: Sequence[str | None], axis: str = "categories") -> None:

@@ -162,7 +162,7 @@ def _images(
         seeds = [child_seed(curator.random_state, "image", key, k) for k in range(count)]
         images = list(curator.generator([row["text"]] * count, [size] * count, seeds))
         scores = np.zeros(count) if scorer is None else as_scores(scorer(images), count, "aesthetic")[0]
-        best = rules.best_of(scores)
+        best = rules.best_of(scores.tolist())
         made = {
             **row,
             "shape": shape,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +19,7 @@ from tunesmith.numerics.lloyd import kmeans
 
 __all__ = ["greedy_cosine"]
 
-Vectors = NDArray[np.float32] | NDArray[np.float64]
+Vectors = Any  # (n, d), float32 or float64; arithmetic between the two is not typed
 _BLOCK = 1024  # rows compared at once
 _CHUNK = 8192  # kept rows they are compared with: 1,024 x 8,192 float32 cosines are 32 MB
 _PAIRS = 1 << 18  # pairs whose cosine is computed again, at once
@@ -67,7 +68,7 @@ def greedy_cosine(
         ParameterError: a parameter outside its range.
         DataError: a row is not finite or not of length 1; names the first one.
     """
-    x = np.asarray(X)
+    x: Any = np.asarray(X)
     if x.ndim != 2:
         raise ParameterError("X", greedy_cosine, "an array of shape (n, d)", x.shape)
     if x.dtype not in (np.float32, np.float64):

@@ -137,10 +137,10 @@ class NearDeduplicate(Curator):
                 continue
             if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
                 raise ParameterError(name, self, f"{also}an int >= {least}", value)
-        for name in [self.quality, self.image if self.by == "image" else None]:
-            if name is not None and name not in dataset.column_names:
+        for column in [self.quality, self.image if self.by == "image" else None]:
+            if column is not None and column not in dataset.column_names:
                 raise DataError(
-                    f"NearDeduplicate needs a column '{name}', but the rows have {', '.join(dataset.column_names)}."
+                    f"NearDeduplicate needs a column '{column}', but the rows have {', '.join(dataset.column_names)}."
                 )
         return super().fit(dataset)
 

@@ -124,8 +124,8 @@ def _most_similar(i: int, candidates: Sequence[int], sets: dict[int, set[str]]) 
 
 def _check(**parameters: Any) -> None:
     threshold = parameters.pop("threshold")
-    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 < threshold <= 1:
+    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 < float(threshold) <= 1:
         raise ParameterError("threshold", greedy_minhash, "a float in (0, 1]", threshold)
     for name, value in parameters.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
             raise ParameterError(name, greedy_minhash, "an int >= 1", value)
