@@ -180,17 +180,18 @@ def vectors_exactly(n: int) -> dict[str, Any]:
     return {"compare": "embedding", "rows": n, **agreement(found, plain)}
 
 
-def with_faiss(n: int) -> dict[str, Any]:
-    """The greedy rule on the pairs that FAISS finds with as many lists and probes."""
+def against_faiss(n: int) -> dict[str, Any]:
+    """The greedy rule beside the same rule on the pairs that FAISS finds; in turns, the better of two runs each."""
     import faiss
 
-    x, planted = vectors(n)
+    from tunesmith.curate.near import greedy_cosine
+
+    x, _ = vectors(n)
     lists = round(n**0.5)
 
-    def run() -> Any:
-        index = faiss.IndexIVFFlat(
-            faiss.IndexFlatIP(x.shape[1]), x.shape[1], lists, faiss.METRIC_INNER_PRODUCT
-        )
+    def peer() -> Any:
+        flat = faiss.IndexFlatIP(x.shape[1])
+        index = faiss.IndexIVFFlat(flat, x.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
         index.train(x)
         index.add(x)
         index.nprobe = 9
@@ -202,12 +203,19 @@ def with_faiss(n: int) -> dict[str, Any]:
             gone[i] = bool(len(near)) and not gone[near].all()
         return gone
 
-    seconds, gone = timed(run)
+    ours_s, peer_s = np.inf, np.inf
+    for _ in range(2):
+        seconds, ours = timed(lambda: greedy_cosine(x, COSINE, groups=lists, probes=8) >= 0)
+        ours_s = min(ours_s, seconds)
+        seconds, theirs = timed(peer)
+        peer_s = min(peer_s, seconds)
     return {
         "rows": n,
-        "minutes": seconds / 60,
-        "dropped": int(gone.sum()),
-        "planted_found": float(gone[planted].mean()),
+        "ours_s": ours_s,
+        "faiss_s": peer_s,
+        "ratio": peer_s / ours_s,
+        "dropped_by_ours": int(ours.sum()),
+        "dropped_by_faiss": int(theirs.sum()),
     }
 
 
@@ -216,7 +224,7 @@ def main() -> None:
     sizes = (100_000, 1_000_000)
     words = [isolated(__file__, "by_words", n=n) for n in sizes]
     embedding = [isolated(__file__, "by_embedding", n=n) for n in sizes]
-    peer = isolated(__file__, "with_faiss", n=sizes[0])
+    peer = isolated(__file__, "against_faiss", n=sizes[0])
     exact = [isolated(__file__, part, n=5_000) for part in ("words_exactly", "vectors_exactly")]
     save("benchmarks", "near-dedup", result(words, embedding, peer, exact))
 
@@ -228,7 +236,7 @@ def result(
     exact: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Return what is saved."""
-    million, vectors_, ratio = words[-1], embedding[-1], peer["minutes"] / embedding[0]["minutes"]
+    million, vectors_ = words[-1], embedding[-1]
     return {
         "title": "Near-duplicate removal",
         "summary": (
@@ -239,11 +247,11 @@ def result(
             f"{vectors_['planted_found']:.1%} found. Against the greedy rule on all pairs of 5,000 rows: recall "
             f"{exact[0]['recall']:.1%} and precision {exact[0]['precision']:.1%} by words, "
             f"{exact[1]['recall']:.1%} and {exact[1]['precision']:.1%} by embedding. FAISS (IVF, as many lists and "
-            f"probes) with the same rule on the pairs it finds takes {ratio:.1f} times as long at 100,000."
+            f"probes) with the same rule on the pairs it finds takes {peer['ratio']:.1f} times as long at 100,000."
         ),
         "by_words": words,
         "by_embedding": embedding,
-        "faiss_ivf": [peer],
+        "against_faiss": [peer],
         "against_all_pairs": exact,
         "targets": {"minutes_at_a_million": 10},
         "command": "python benchmarks/near_dedup.py",
@@ -255,7 +263,7 @@ def result(
 PARTS = {
     "by_words": by_words,
     "by_embedding": by_embedding,
-    "with_faiss": with_faiss,
+    "against_faiss": against_faiss,
     "words_exactly": words_exactly,
     "vectors_exactly": vectors_exactly,
 }

@@ -63,11 +63,12 @@ def part(lora: bool) -> dict[str, Any]:
                 p.grad = None
 
     model.eval()
-    each_s, _ = timed(each, repeats=2)
-    each_cpu_s, _ = timed(each, clock=time.process_time)
-    sketch_s, sketches = timed(lambda: gradients.project(rows, dim=DIM), repeats=2)
-    sketch_cpu_s, _ = timed(lambda: gradients.project(rows, dim=DIM), clock=time.process_time)
-    norm_s, norms = timed(lambda: gradients.norms(rows), repeats=2)
+    clock = time.process_time
+    before_s, _ = timed(each, clock=clock)
+    sketch_s, sketches = timed(lambda: gradients.project(rows, dim=DIM), clock=clock)
+    norm_s, norms = timed(lambda: gradients.norms(rows), clock=clock)
+    after_s, _ = timed(each, clock=clock)
+    each_s = min(before_s, after_s)
     loop = ExampleGradients(model, method="loop").project(rows[:8], dim=DIM)
     off = np.linalg.norm(sketches[:8] - loop, axis=1) / np.linalg.norm(loop, axis=1)
     return {
@@ -77,11 +78,10 @@ def part(lora: bool) -> dict[str, Any]:
         "rows": len(rows),
         "rows_hash": hash_json(rows)[:16],
         "mean_tokens": float(np.mean([len(row["input_ids"]) for row in rows])),
-        "one_backward_each_s": each_s,
+        "one_backward_each_s": [before_s, after_s],
         "sketches_s": sketch_s,
         "norms_s": norm_s,
         "ratio_sketches": each_s / sketch_s,
-        "ratio_sketches_processor_time": each_cpu_s / sketch_cpu_s,
         "ratio_norms": each_s / norm_s,
         "off_the_loop": float(np.median(off)),
         "squared_length_over_norm": float(np.median((sketches**2).sum(1) / norms**2)),
@@ -90,19 +90,20 @@ def part(lora: bool) -> dict[str, Any]:
 
 def main() -> None:
     """Run both and save docs/benchmarks/projected_gradients.json."""
-    full, lora = (isolated(__file__, "part", lora=flag) for flag in (False, True))
+    full, lora = (isolated(__file__, "part", lora=flag, one_core=True) for flag in (False, True))
     assert full["rows_hash"] == lora["rows_hash"], "the two parts measured different rows"
     result = {
         "title": "Per-example projected gradients",
         "summary": "; ".join(
             f"{row['parameters']} ({row['trained_numbers'] / 1e6:.1f}M numbers): sketches of {DIM:,} "
             f"{row['ratio_sketches']:.1f} times and exact norms {row['ratio_norms']:.1f} times faster than one "
-            f"backward pass each by the clock, sketches {row['ratio_sketches_processor_time']:.1f} times by processor "
-            f"time ({row['rows']} rows of {row['mean_tokens']:.0f} tokens, "
+            f"backward pass each ({row['rows']} rows of {row['mean_tokens']:.0f} tokens, "
             f"{1000 * row['sketches_s'] / row['rows']:.0f} ms a row)"
             for row in (full, lora)
         )
         + ".",
+        "measure": "processor time on one core, since the machine is shared; the peer runs before and after, and its "
+        "faster run counts",
         "parts": [full, lora],
         "targets": {
             "ratio": 2,

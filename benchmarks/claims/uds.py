@@ -154,9 +154,9 @@ def run(seed: int) -> dict[str, dict[str, float]]:
 
 def says(interval: dict[str, Any]) -> str:
     """One clause, in nats."""
-    low, mid, high = (interval[key] for key in ("low", "delta", "high"))
+    low, mid, high = (interval[key] for key in ("low", "delta", "high"))  # of minus the loss
     relation = f"{interval['arm']} is {sign(interval)} {interval['baseline']}"
-    return f"{relation} (held-out loss lower by {mid:+.2f} nats, {low:+.2f} to {high:+.2f})"
+    return f"{relation} (held-out loss {-mid:+.2f} nats, {-high:+.2f} to {-low:+.2f})"
 
 
 def main() -> None:

@@ -33,6 +33,14 @@ def conversations(n: int) -> Dataset:
     return (Dataset.from_list(rows) if rows else conversations(1).select([])).with_format(None)
 
 
+def letters(texts: list[str]) -> np.ndarray:
+    """Counts of characters, of length 1."""
+    x = np.array(
+        [np.bincount(np.frombuffer(t.encode() + b" ", np.uint8), minlength=256) for t in texts], float
+    )
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
 @dataclass(frozen=True)
 class Row:
     """A method with parameters, and what rows it works on."""
@@ -113,6 +121,24 @@ ROWS = [
         lambda: {"on": "prompt", "threshold": 0.95},
         changes={"ngram": 2},
         says="prompt",
+    ),
+    Row(
+        "curate.text_to_image",
+        lambda: {"embedder": letters, "dedup_threshold": 0.999},
+        bad=(
+            ("min_words", -1, "an int >= 0"),
+            ("max_words", 4, "an int >= 5"),
+            ("dedup_threshold", 0, "None or a number > 0"),
+            ("groups", 0, "None or an int >= 1"),
+            ("probes", -1, "None or an int >= 0"),
+            ("n_candidates", 0, "an int >= 1"),
+            ("aesthetic", "nice", "None, 'sharpness' or a callable on images"),
+            ("alignment", 3, "None, a model's folder, or a callable on prompts and images"),
+            ("safety", "guard", "None or a callable"),
+            ("shapes", ["round"], "a list of 'square' and 'random'"),
+            ("aesthetic_threshold", None, "a number"),
+        ),
+        changes={"min_words": 6},
     ),
     Row(
         "curate.contamination",
