@@ -8,7 +8,7 @@ others as decoys.
 Vectors: 384 dimensions, in groups of unequal size; a fifth of the rows are an earlier one with noise, at cosines of
 0.96 to 1. Each size runs alone in a process, for its own peak memory; the rows lie in a memory-mapped file. At 5,000
 rows the result is compared with the greedy rule on all pairs: recall and precision of the dropped rows. For vectors
-the same rule on the pairs that FAISS finds (IVF with as many lists and probes) is run beside it.
+the same rule on the pairs that FAISS finds (IVF with as many lists and probes) is run beside it, in turns.
 """
 
 from __future__ import annotations
