@@ -149,7 +149,11 @@ class ChatEndpoint:
             if self._in_a_row >= self.give_up_after and i > 0:  # the first probes whether it is back
                 replies[i] = Failure(f"not asked, since {self.give_up_after} chats in a row got no reply")
                 return
-            reply = self._try(bodies[i], key, stop)
+            try:
+                reply = self._try(bodies[i], key, stop)
+            except EndpointError:
+                stop.set()  # here and not where it is caught: meanwhile others would ask in vain
+                raise
             replies[i] = reply
             with lock:
                 self._in_a_row = self._in_a_row + 1 if isinstance(reply, Failure) else 0

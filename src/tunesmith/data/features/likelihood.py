@@ -110,7 +110,7 @@ def _nll(pool: Pool, scorer: str | None, *, given_prompt: bool) -> NDArray[np.fl
     table = finished(folder)
     if table is None:
         table = map_rows(
-            _Scorer(pool, name, given_prompt),
+            _Scorer(pool, name, dtype, given_prompt),
             len(pool),
             folder,
             dtype=np.float64,
@@ -131,13 +131,14 @@ def _nll(pool: Pool, scorer: str | None, *, given_prompt: bool) -> NDArray[np.fl
 class _Scorer:
     """Scores rows of a pool; the model is loaded with the first row that is not on disk yet."""
 
-    def __init__(self, pool: Pool, name: str, given_prompt: bool) -> None:
-        self.pool, self.name, self.given_prompt = pool, name, given_prompt
+    def __init__(self, pool: Pool, name: str, dtype: str, given_prompt: bool) -> None:
+        self.pool, self.name, self.dtype, self.given_prompt = pool, name, dtype, given_prompt
         self.model: Any = None
 
     def __call__(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         if self.model is None:
-            self.model, self.tokenizer = load_model(self.name), load_tokenizer(self.name)
+            self.model = load_model(self.name, dtype=self.dtype)
+            self.tokenizer = load_tokenizer(self.name)
             self.start = turn_start(self.tokenizer)
         encoded = [self._encode(row, int(i)) for i, row in zip(indices, self.pool.rows(indices), strict=True)]
         nll, tokens = completion_nll(
