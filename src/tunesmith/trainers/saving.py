@@ -82,7 +82,8 @@ def load_tuned(folder: str | Path, base: str | Callable[[], Any], dtype: str = "
         from peft import PeftModel
 
         model = load_model(base, dtype=dtype) if isinstance(base, str) else base()
-        return PeftModel.from_pretrained(model, str(path)).eval()
+        with quiet(python_warnings=True):  # PEFT asks for an attribute that transformers has renamed
+            return PeftModel.from_pretrained(model, str(path)).eval()
     if not (path / "config.json").exists():
         raise MissingModelError(
             f"The folder {folder} holds neither an adapter (adapter_config.json) nor a model (config.json). "
