@@ -1,1 +1,1 @@
-"""Clustering as scikit-learn estimators. No method works yet; see `tunesmith papers list`."""
+"""Clusterers under scikit-learn's contract: import each like ``sklearn.cluster.KMeans``."""

@@ -54,6 +54,14 @@ class ParameterError(TunesmithError, ValueError):
         )
         self.parameter = name
 
+    @classmethod
+    def worded(cls, message: str) -> ParameterError:
+        """An error whose message, in the form above, another library has already composed."""
+        error = cls.__new__(cls)
+        ValueError.__init__(error, message)
+        error.parameter = message.split("'")[1] if message.count("'") > 1 else ""
+        return error
+
 
 class DataError(TunesmithError, ValueError):
     """Data that cannot be used; names the source, the row and what was expected."""
