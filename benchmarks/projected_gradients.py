@@ -108,6 +108,9 @@ def main() -> None:
         "targets": {
             "ratio": 2,
             "reached": {row["parameters"]: row["ratio_sketches"] >= 2 for row in (full, lora)},
+            "bound": "A backward pass of all weights costs two products per weight and token beside the forward pass's "
+            "one; sketches need one of the two (the gradient of the activations), so at full use of the processor "
+            "3/2 is the bound. With LoRA both ways need the same products, and only batching is left to gain.",
         },
         "command": "python benchmarks/projected_gradients.py",
         "machine": machine(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import Any
 
@@ -18,8 +17,6 @@ __all__ = ["cluster_table", "column_table", "picks_by_arm"]
 
 Picks = dict[str, NDArray[np.int64]]
 MAX_GROUPS = 16
-WORDS_PER_CLUSTER = 3
-_WORD = re.compile(r"[^\W\d_]{3,}")
 
 
 def picks_by_arm(files: RunFiles) -> Picks:
@@ -106,30 +103,11 @@ def _table(kind: str, labels: list[str], picks: Picks, colours: dict[str, str]) 
 
 
 def _cluster_names(files: RunFiles, cluster: NDArray[np.int64]) -> dict[int, str]:
-    """Name each cluster by the words whose share of its rows most exceeds their share of all rows."""
+    """Name each cluster by its telling words; empty where the rows are not there."""
     pool = files.pool
     if pool is None or len(pool) != len(cluster):
         return {}
-    from tunesmith.data.rows import row_text
+    from tunesmith.data.groups import group_names, telling_words
+    from tunesmith.data.rows import row_text, take_rows
 
-    overall: Counter[str] = Counter()
-    inside: dict[int, Counter[str]] = {}
-    step = max(1, len(pool) // 5_000)  # words of at most about 5,000 rows are telling enough
-    rows = range(0, len(pool), step)
-    for i in rows:
-        words = set(_WORD.findall(row_text(pool[i]).casefold()[:2_000]))
-        overall.update(words)
-        inside.setdefault(int(cluster[i]), Counter()).update(words)
-    sizes = Counter(int(cluster[i]) for i in rows)
-    names = {}
-    for c, found in inside.items():
-        # share in the cluster times log-lift; + 1 keeps words of a single row from winning
-        score = {
-            word: (n / sizes[c]) * np.log((n + 1) / sizes[c] * len(rows) / (overall[word] + 1))
-            for word, n in found.items()
-            if n > 1
-        }
-        best = sorted(score, key=lambda word: (-score[word], word))[:WORDS_PER_CLUSTER]
-        names[c] = ", ".join(best) or f"cluster {c + 1}"
-    twice = {name for name, n in Counter(names.values()).items() if n > 1}
-    return {c: f"{name} ({c + 1})" if name in twice else name for c, name in names.items()}
+    return group_names(telling_words(lambda rows: [row_text(r) for r in take_rows(pool, rows)], cluster))
