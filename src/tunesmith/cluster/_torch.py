@@ -43,7 +43,9 @@ def private_rng(random_state: np.random.RandomState, device: torch.device) -> It
         A CPU generator for shuffling, apart from the stream of initialisation and dropout.
     """
     seeds = random_state.randint(0, np.iinfo(np.int32).max, size=2)
-    cuda = [torch.cuda.current_device() if device.index is None else device.index] * (device.type == "cuda")
+    cuda: list[int] = []
+    if device.type == "cuda":
+        cuda = [torch.cuda.current_device() if device.index is None else device.index]
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(int(seeds[0]))
         yield torch.Generator().manual_seed(int(seeds[1]))
@@ -67,7 +69,7 @@ def on_rows(
     function: Callable[[torch.Tensor], torch.Tensor], X: torch.Tensor, batch_size: int = 1024
 ) -> torch.Tensor:
     """Apply ``function`` to the rows of X batch by batch, without gradients."""
-    with torch.inference_mode():
+    with torch.no_grad():
         return torch.cat([function(part) for part in torch.split(X, batch_size)])
 
 
