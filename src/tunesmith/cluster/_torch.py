@@ -165,7 +165,7 @@ def train(
                     f"The loss became {value} in epoch {epoch + 1}. Scale the data (StandardScaler) or lower "
                     "learning_rate."
                 )
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += value * len(rows)
         curve.append(total / n)
