@@ -144,7 +144,10 @@ def partial_labels(y: Any, n: int, owner: Any, *, unlabelled: bool = True) -> ND
     if not np.issubdtype(y.dtype, np.integer):
         whole = np.issubdtype(y.dtype, np.floating) and bool(np.all(np.mod(y, 1) == 0))
         if not whole:
-            raise DataError(f"{name} needs whole numbers as labels; y has the type {y.dtype}.")
+            # scikit-learn's checks look for its own first words.
+            raise DataError(
+                f"Unknown label type: {name} needs whole numbers as labels; y has the type {y.dtype}."
+            )
         y = y.astype(np.int64)
     if unlabelled and not np.any(y == UNLABELLED):
         raise DataError(f"{name} found no row to cluster: no label is {UNLABELLED}.")
