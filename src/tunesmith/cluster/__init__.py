@@ -7,13 +7,25 @@ from tunesmith.core.lazy import lazy_exports
 if TYPE_CHECKING:
     from tunesmith.cluster.deep_subspace.estimator import DeepSubspaceClustering
     from tunesmith.cluster.deep_subspace.spectral import spectral_from_coefficients
+    from tunesmith.cluster.ncd.counting import estimate_n_novel
+    from tunesmith.cluster.ncd.hidden import HiddenClassKFold
+    from tunesmith.cluster.ncd.kmeans import NCDKMeans
+    from tunesmith.cluster.ncd.pbn import PBN
+    from tunesmith.cluster.ncd.search import NCDSearchCV
+    from tunesmith.cluster.ncd.spectral import NCDSpectralClustering
     from tunesmith.cluster.transductive.estimator import TransductiveClustering
     from tunesmith.cluster.transductive.features import FeatureNormalizer
 
 __all__ = [
+    "PBN",
     "DeepSubspaceClustering",
     "FeatureNormalizer",
+    "HiddenClassKFold",
+    "NCDKMeans",
+    "NCDSearchCV",
+    "NCDSpectralClustering",
     "TransductiveClustering",
+    "estimate_n_novel",
     "spectral_from_coefficients",
 ]
 
@@ -21,6 +33,12 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "DeepSubspaceClustering": "deep_subspace",
+        "PBN": "ncd",
+        "HiddenClassKFold": "ncd",
+        "NCDKMeans": "ncd",
+        "NCDSearchCV": "ncd",
+        "NCDSpectralClustering": "ncd",
+        "estimate_n_novel": "ncd",
         "FeatureNormalizer": "transductive",
         "TransductiveClustering": "transductive",
         "spectral_from_coefficients": "deep_subspace",
