@@ -66,7 +66,28 @@ class Row:
         return methods.create(self.name, **{**seeded, **self.parameters, **more})
 
 
-ROWS: list[Row] = []
+ROWS: list[Row] = [
+    Row("cluster.transductive", {"n_clusters": 3}, changes={"lam": [0.0, 0.5]}),
+    Row(
+        "cluster.transductive",
+        {"n_clusters": 5},
+        data=partly_labelled,
+        changes={"objective": ["kmeans", "kmodes"]},
+    ),
+    Row(
+        "cluster.deep_subspace",
+        {
+            "n_clusters": 3,
+            "hidden": (8,),
+            "pretrain_epochs": 5,
+            "expression_epochs": 5,
+            "quality_epochs": 3,
+            "n_init": 2,
+            "device": "cpu",
+        },
+        changes={"ridge": [0.1, 1.0]},
+    ),
+]
 every = pytest.mark.parametrize("row", ROWS, ids=str)
 
 

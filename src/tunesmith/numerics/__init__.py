@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tunesmith.numerics.gradients import ExampleGradients, per_example_grad_norms, projected_gradients
     from tunesmith.numerics.greedy import lazy_greedy
     from tunesmith.numerics.lloyd import KMeansResult, kmeans, nearest_center
+    from tunesmith.numerics.neighbors import knn_graph, nearest_rows
     from tunesmith.numerics.sketches import HartleySketch, SignSketch, SparseSketch, hartley
 
 __all__ = [
@@ -27,8 +28,10 @@ __all__ = [
     "group_softmax",
     "hartley",
     "kmeans",
+    "knn_graph",
     "lazy_greedy",
     "nearest_center",
+    "nearest_rows",
     "per_example_grad_norms",
     "projected_gradients",
     "row_gumbel",
@@ -51,8 +54,10 @@ __getattr__, __dir__ = lazy_exports(
         "group_softmax": "draws",
         "hartley": "sketches",
         "kmeans": "lloyd",
+        "knn_graph": "neighbors",
         "lazy_greedy": "greedy",
         "nearest_center": "lloyd",
+        "nearest_rows": "neighbors",
         "per_example_grad_norms": "gradients",
         "projected_gradients": "gradients",
         "row_gumbel": "draws",
