@@ -25,6 +25,7 @@ NO_PAGE = {
     "curate.dedup": "a utility, described in how-to/data.md",
     "curate.near_dedup": "a utility, described in how-to/clean.md",
     "curate.contamination": "a utility, described in how-to/clean.md",
+    "cluster.kmeans": "the baseline of the family, described in how-to/cluster.md",
     "train.sft": "TRL's own trainer behind our contract, described in how-to/train.md",
     "evaluate.exact_match": "a plain metric, described in how-to/train.md",
     "evaluate.task_score": "a plain metric, described in how-to/train.md",

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from tunesmith._cli import data_verbs
 from tunesmith.core.errors import ConfigError, TunesmithError
 
 __all__ = ["app", "main"]
@@ -163,87 +164,10 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
 
 
-@app.command()
-def select(
-    data: Annotated[
-        str, typer.Argument(metavar="DATA", help="Rows: a file, a folder, a Hub id or demo:messy.")
-    ],
-    out: Annotated[
-        Path, typer.Option(help="Where the chosen rows go: .jsonl, .json, .csv, .tsv or .parquet.")
-    ],
-    method: Annotated[str, typer.Option(help="A selector; `tunesmith methods select` lists them.")] = "mig",
-    budget: Annotated[str, typer.Option(help="Rows (500), share (0.1) or percentage (10%).")] = "10%",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the method; may be repeated."),
-    ] = None,
-    encoder: Annotated[
-        str, typer.Option(help="Sentence encoder: minilm, static (much faster), a folder or a Hub id.")
-    ] = "minilm",
-    target: Annotated[
-        str | None, typer.Option(help="Rows of the task to aim at, for gotd and goracs; read like DATA.")
-    ] = None,
-    scorer: Annotated[
-        str | None, typer.Option(help="Language model for perplexity, IFD and the default quality.")
-    ] = None,
-    quality: Annotated[str, typer.Option(help="auto, column, ifd or constant.")] = "auto",
-    tags: Annotated[str, typer.Option(help="auto, column or clusters.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Root seed.")] = 0,
-    rows: Annotated[
-        str, typer.Option("--format", help="Format of the rows, if it is not to be detected.")
-    ] = "auto",
-    scores: Annotated[
-        Path | None, typer.Option(help="Also write score and rank of every row to this CSV file.")
-    ] = None,
-) -> None:
-    """Choose rows to train on and write them as they stood in the source."""
-    from tunesmith._cli.display import open_display
-    from tunesmith._cli.selecting import recipe_of, select_rows
-    from tunesmith.core.events import EventLog
-
-    features = {"encoder": encoder, "scorer": scorer, "quality": quality, "tags": tags}
-    recipe = recipe_of(data, method, budget, settings or [], features, seed, rows, target)
-    with open_display() as display:
-        lines = select_rows(recipe, out, scores, EventLog(listeners=[display]))
-    print("\n".join(lines))
-
-
-@app.command()
-def curate(
-    data: Annotated[
-        str, typer.Argument(metavar="DATA", help="Rows: a file, a folder, a Hub id or demo:messy.")
-    ],
-    out: Annotated[
-        Path, typer.Option(help="Where the rows that stay go: .jsonl, .json, .csv, .tsv or .parquet.")
-    ],
-    method: Annotated[
-        str, typer.Option(help="A filter or repair; `tunesmith methods curate` lists them.")
-    ] = "dedup",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the method; may be repeated."),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Language model for methods that ask one: alias, folder or Hub id.")
-    ] = None,
-    reasons: Annotated[
-        Path | None,
-        typer.Option(help="JSON lines: what was done to which row, and why; OUT.reasons.jsonl by default."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Root seed.")] = 0,
-    rows: Annotated[
-        str, typer.Option("--format", help="Format of the rows, if it is not to be detected.")
-    ] = "auto",
-) -> None:
-    """Filter or repair rows; every dropped or changed row is listed with its reason."""
-    from tunesmith._cli.curating import curate_rows, recipe_of
-    from tunesmith._cli.display import open_display
-    from tunesmith.core.events import EventLog
-
-    recipe = recipe_of(data, method, settings or [], model, seed, rows)
-    with open_display() as display:
-        lines = curate_rows(recipe, out, reasons, EventLog(listeners=[display]))
-    print("\n".join(lines))
+app.command()(data_verbs.look)
+app.command()(data_verbs.curate)
+app.command()(data_verbs.cluster)
+app.command()(data_verbs.select)
 
 
 @app.command()

@@ -23,7 +23,9 @@ def resolve(name: str) -> object:
     """Import ``select.MIGSelector`` and the like, going down through modules and attributes."""
     package, *rest = name.split(".")
     found = importlib.import_module(f"tunesmith.{package}")
-    for part in rest:
+    for i, part in enumerate(rest):
+        if not hasattr(found, part):  # a package inside the package, which nobody has imported yet
+            importlib.import_module(".".join(["tunesmith", package, *rest[: i + 1]]))
         found = getattr(found, part)
     return found
 

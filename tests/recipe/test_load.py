@@ -71,7 +71,8 @@ def test_a_mapping_is_not_changed() -> None:
             "  budget: 10%",
             "  budget: 10%\nevalute: []",
             "recipe.yaml:7:1: unknown key 'evalute' in the recipe. Did you mean 'evaluate'? Valid keys: audit, "
-            "compare, curate, data, evaluate, export, features, model, name, preflight, seed, select, train, tuner.",
+            "cluster, compare, curate, data, evaluate, export, features, model, name, preflight, seed, select, "
+            "train, tuner.",
         ),
         (
             "{id: some-model}",

@@ -47,6 +47,7 @@ class Pool:
         batch_size: rows per forward pass.
         max_length: longest row in tokens when scoring; longer rows are cut and counted in a warning.
         seed: of the clustering.
+        cluster_labels: int (n,), groups to take for clusters instead of finding some; -1 for rows of none.
         cache: folder for the features; by default the user's cache.
         log: receives progress (with the remaining time) and warnings.
 
@@ -54,7 +55,8 @@ class Pool:
         dataset: the rows.
 
     Raises:
-        ParameterError: ``quality``, ``tags``, ``batch_size`` or ``max_length`` is none of the above.
+        ParameterError: ``quality``, ``tags``, ``batch_size`` or ``max_length`` is none of the above, or
+            ``cluster_labels`` is not one whole number a row.
         DataError: the dataset has no text column, or no rows.
     """
 
@@ -70,6 +72,7 @@ class Pool:
         batch_size: int = 32,
         max_length: int = 512,
         seed: int = 0,
+        cluster_labels: Any = None,
         cache: str | os.PathLike[str] | None = None,
         log: EventLog | None = None,
     ) -> None:
@@ -87,7 +90,13 @@ class Pool:
             )
         if not len(dataset):
             raise DataError("a pool needs at least one row, and this dataset has none.")
+        if cluster_labels is not None:
+            cluster_labels = np.asarray(cluster_labels)
+            if cluster_labels.shape != (len(dataset),) or cluster_labels.dtype.kind not in "iu":
+                expected = f"an array of {len(dataset)} whole numbers"
+                raise ParameterError("cluster_labels", self, expected, cluster_labels)
         self.dataset = dataset
+        self.cluster_labels: NDArray[np.int64] | None = cluster_labels
         self.target = target
         self.encoder, self.scorer, self.quality, self.tags = encoder, scorer, quality, tags
         self.batch_size, self.max_length, self.seed = batch_size, max_length, seed

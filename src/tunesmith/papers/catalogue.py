@@ -30,6 +30,7 @@ BASELINES = {
     "curate.dedup": "exact duplicates",
     "curate.near_dedup": "near-duplicates, by a kept library",
     "curate.contamination": "overlap with evaluation sets, by n-grams and embeddings",
+    "cluster.kmeans": "the baseline of the clusterers",
     "train.sft": "supervised fine-tuning by TRL",
     "evaluate.exact_match": "plain metric",
     "evaluate.task_score": "plain metric",

@@ -62,7 +62,9 @@ def check(loaded: LoadedRecipe) -> list[Problem]:
                 if message in problems:
                     continue
                 prefix = (
-                    f"arm '{arm.name}': " if len(arms) > 1 and path[0] in ("select", "tuner", "train") else ""
+                    f"arm '{arm.name}': "
+                    if len(arms) > 1 and path[0] in ("cluster", "select", "tuner", "train")
+                    else ""
                 )
                 place = (*path, *([key] if key else []))
                 if place not in loaded.positions and (axis := ".".join(map(str, place))) in _axes(
@@ -81,7 +83,7 @@ def _blocks(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], str, Method
     for family in ("curate", "evaluate", "audit"):
         for i, spec in enumerate(getattr(recipe, family)):
             yield (family, i), family, spec
-    for family in ("select", "train"):
+    for family in ("cluster", "select", "train"):
         spec = getattr(recipe, family)
         if spec is not None:
             yield (family,), family, spec
@@ -152,7 +154,7 @@ def parameters_of(family: str, name: str) -> Parameters:
     """Return the parameters that a recipe may set for a method.
 
     Args:
-        family: ``"select"``, ``"curate"``, ``"train"``, ``"evaluate"``, ``"audit"`` or ``"tuner"``.
+        family: ``"select"``, ``"cluster"``, ``"curate"``, ``"train"``, ``"evaluate"``, ``"audit"`` or ``"tuner"``.
         name: the method within it; for ``"tuner"`` ``"full"`` or a PEFT type in lower case.
 
     Raises:

@@ -296,6 +296,8 @@ def _times(recipe: Recipe, arms: list[Arm], lengths: list[int], result: Estimate
     for arm in arms:
         if arm.recipe.select is not None:
             needed |= set(make_selector(arm.recipe, 0).required_features())
+        if arm.recipe.cluster is not None:
+            needed.add("embedding")
     dtype = result.model.dtype if result.model else "float32"
     speed = matmul_speed(dtype) * EFFICIENCY
     limit = recipe.features.max_length

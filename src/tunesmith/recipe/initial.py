@@ -170,7 +170,7 @@ def _block(name: str, value: Any, description: str | None) -> list[str]:
         default = "..." if info.is_required() else info.get_default(call_default_factory=True)
         given = (value or {}).get(key, default)
         meaning = info.description or ""
-        if key == "type" and name in ("select", "train"):
+        if key == "type" and name in ("cluster", "select", "train"):
             meaning = f"One of {', '.join(_names(name))}."
         elif key == "type" and name == "tuner":
             meaning += " For example r: 16."

@@ -107,6 +107,7 @@ class _Run:
         self.directory, self.log = directory, log
         self.work = stages.Work(self.recipe, directory.path, log)
         self.hashes = _source_hashes(self.recipe)
+        self.cluster_key: dict[str, str] = {}
         self._refuse_changed_data()
         with atomic_open(directory.path / RECIPE) as stream:
             stream.write(lock(loaded, hashes=self.hashes))
@@ -154,21 +155,34 @@ class _Run:
             "scorer": self.hashes.get("scorer"),
             "target": self.hashes.get("validation"),
         }
+        upstream = {"pool": pool_key, "features": features}
+        self.cluster_key = self._cluster(work, "cluster", upstream)
         if self._wants_map():
-            stage(self.log, "map", "map", {"pool": pool_key, **features}, partial(stages.build_map, work))
+            inputs = {"pool": pool_key, **features, **self.cluster_key}
+            stage(self.log, "map", "map", inputs, partial(stages.build_map, work))
         seeds = recipe.compare.seeds if recipe.compare else [recipe.seed]
         if recipe.evaluate and (recipe.compare is None or recipe.compare.base):
             self._evaluate(BASE, None, None, {"model": self.hashes["model"], "data": data_key})
         arms = expand(recipe)
         for arm in arms:
             for seed in seeds:
-                self._arm(arm, seed, {"pool": pool_key, "features": features})
+                self._arm(arm, seed, upstream)
         summary, best = compare_arms(self.directory.path, recipe, [arm.name for arm in arms], seeds, self.log)
         if recipe.export is not None and recipe.train is not None:
             self._export(best, seeds[0])
         for row in summary:
             self.log.emit("result", **row)
         return summary
+
+    def _cluster(self, work: stages.Work, folder: str, upstream: dict[str, Any]) -> dict[str, str]:
+        """Run the stage ``cluster`` where the recipe has one; return its key for the stages after it."""
+        spec = work.recipe.cluster
+        if spec is None:
+            return {}
+        inputs = {**upstream, "cluster": spec.model_dump(), "seed": work.recipe.seed}
+        key = self.directory.stage(work.log, "cluster", folder, inputs, partial(stages.build_cluster, work))
+        work.clusters = self.directory.path / folder
+        return {"cluster": key}
 
     def _wants_map(self) -> bool:
         selects = [arm.recipe.select for arm in expand(self.recipe)]
@@ -183,7 +197,12 @@ class _Run:
         log = self.log.with_context(arm=arm.name, seed=seed)
         work = stages.Work(recipe, self.directory.path, log)
         work.dataset = self.work.dataset
-        if recipe.features == self.recipe.features:
+        shared = recipe.cluster == self.recipe.cluster
+        if shared:
+            work.clusters = self.work.clusters
+        own = f"arms/{arm.name}/cluster"
+        upstream = upstream | (self.cluster_key if shared else self._cluster(work, own, upstream))
+        if shared and recipe.features == self.recipe.features:
             work.pool = self.work.pool
         spec = recipe.select
         key = self.directory.stage(

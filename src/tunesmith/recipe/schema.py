@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 __all__ = [
+    "ClusterSpec",
     "CompareSpec",
     "DataSpec",
     "ExportSpec",
@@ -128,6 +129,17 @@ class FeaturesSpec(_Strict):
     """Longest row in tokens when scoring; longer rows are cut and counted."""
 
 
+class ClusterSpec(MethodSpec):
+    """Group the pool before anything is chosen; the groups are the map's clusters and the tags of selectors."""
+
+    labels: str | None = None
+    """Column of known classes for methods that use some; null and the empty string mean unknown."""
+    known: list[str] | None = None
+    """The classes that the method may see; by default all that occur."""
+    per_class: int | None = Field(default=None, ge=1)
+    """Most labels per class that the method may see; the others only score the result."""
+
+
 class SelectSpec(MethodSpec):
     """Which rows to train on."""
 
@@ -228,6 +240,7 @@ class Recipe(_Strict):
     curate: list[MethodSpec] = Field(default_factory=list)
     """Filters and repairs in order."""
     features: FeaturesSpec = Field(default_factory=FeaturesSpec)
+    cluster: ClusterSpec | None = None
     select: SelectSpec | None = None
     tuner: TunerSpec = Field(default_factory=TunerSpec)
     train: TrainSpec | None = None

@@ -16,6 +16,7 @@ BLOCKS: dict[str, type[BaseModel]] = {
     "data": models.DataSpec,
     "curate": models.MethodSpec,
     "features": models.FeaturesSpec,
+    "cluster": models.ClusterSpec,
     "select": models.SelectSpec,
     "tuner": models.TunerSpec,
     "train": models.TrainSpec,
@@ -27,7 +28,7 @@ BLOCKS: dict[str, type[BaseModel]] = {
 }
 
 _LISTS = ("curate", "evaluate", "audit")
-_NAMED = {"select": "SelectSpec", "train": "TrainSpec"}
+_NAMED = {"cluster": "ClusterSpec", "select": "SelectSpec", "train": "TrainSpec"}
 
 
 def json_schema() -> dict[str, Any]:

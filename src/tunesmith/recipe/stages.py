@@ -17,6 +17,7 @@ from tunesmith import methods
 from tunesmith.core.events import EventLog
 from tunesmith.core.files import atomic_dir, atomic_open, read_json, write_json
 from tunesmith.core.seeds import child_seed
+from tunesmith.recipe.clustering import build_cluster
 from tunesmith.recipe.curating import build_curate, train_arguments
 from tunesmith.recipe.schema import Recipe, TrainSpec
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Work",
+    "build_cluster",
     "build_curate",
     "build_data",
     "build_evaluate",
@@ -45,6 +47,8 @@ class Work:
     recipe: Recipe
     root: Path
     log: EventLog
+    clusters: Path | None = None
+    """Folder of the stage ``cluster``, once it is done."""
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -90,13 +94,31 @@ class Work:
         return read(spec.validation, format=spec.format, columns=spec.columns or None, log=self.log).dataset
 
     @cached_property
+    def cluster_labels(self) -> Any:
+        """Labels (n,) of the stage ``cluster``; None where the recipe has no such stage."""
+        if self.clusters is None:
+            return None
+        import numpy as np
+
+        return np.load(self.clusters / "labels.npy")
+
+    @cached_property
     def pool(self) -> Pool:
         """The pool with its features; what was computed before comes from the cache."""
+        return self._pool(self.cluster_labels)
+
+    @cached_property
+    def unclustered_pool(self) -> Pool:
+        """The pool as the stage ``cluster`` sees it."""
+        return self._pool(None)
+
+    def _pool(self, cluster_labels: Any) -> Pool:
         from tunesmith.data import Pool
 
         spec = self.recipe.features
         return Pool(
             self.dataset,
+            cluster_labels=cluster_labels,
             encoder=spec.encoder,
             scorer=spec.scorer or (self.recipe.model.id if self.recipe.model else None),
             target=self.validation,
@@ -173,6 +195,9 @@ def build_map(work: Work, folder: Path) -> dict[str, Any]:
     from tunesmith.recipe.report.maps import pool_map
 
     xy, cluster = pool_map(work.pool.feature("embedding"), child_seed(work.recipe.seed, "map"))
+    if work.cluster_labels is not None:
+        labels = work.cluster_labels
+        cluster = np.where(labels < 0, labels.max() + 1, labels).astype(np.int32)
     with atomic_open(folder / "map.npz", "wb") as stream:
         np.savez(stream, xy=xy, cluster=cluster)
     return {"rows": len(xy)}

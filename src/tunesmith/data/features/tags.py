@@ -49,7 +49,9 @@ def tags(pool: Pool) -> list[list[str]]:
     if _uses_column(pool):
         return [_parse(value, pool, i) for i, value in enumerate(pool.dataset["tags"][:])]
     found = _clusters(pool)
-    return [[f"c{k}:{labels[i]}" for k, (labels, _) in found.items()] for i in range(len(pool))]
+    return [
+        [f"c{k}:{labels[i]}" for k, (labels, _) in found.items() if labels[i] >= 0] for i in range(len(pool))
+    ]
 
 
 def label_embeddings(pool: Pool) -> dict[str, NDArray[np.float32]]:
@@ -75,7 +77,7 @@ def label_embeddings(pool: Pool) -> dict[str, NDArray[np.float32]]:
     result = {}
     for k, (labels, centres) in _clusters(pool).items():
         units = centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-12)
-        for c in np.unique(labels):
+        for c in np.unique(labels[labels >= 0]):
             result[f"c{k}:{c}"] = units[c].astype(np.float32)
     return dict(sorted(result.items()))
 
@@ -101,7 +103,9 @@ def _parse(value: Any, pool: Pool, index: int) -> list[str]:
 
 
 def _clusters(pool: Pool) -> dict[int, tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Return number of clusters -> (labels, centres), from disk when computed before."""
+    """Return number of clusters -> (labels, centres): those the pool was given, else from disk or by k-means."""
+    if pool.cluster_labels is not None:
+        return _given(pool.feature("embedding"), np.asarray(pool.cluster_labels, dtype=np.int64))
     result = {}
     source = "column" if "embedding" in pool.has else pool.encoder
     for k in granularities(len(pool)):
@@ -112,6 +116,17 @@ def _clusters(pool: Pool) -> dict[int, tuple[NDArray[np.int64], NDArray[np.float
             _cluster(vectors, k, child_seed(pool.seed, "tags", k), folder)
         result[k] = (np.load(folder / "labels.npy"), np.load(folder / "centres.npy"))
     return result
+
+
+def _given(
+    vectors: NDArray[np.float32], labels: NDArray[np.int64]
+) -> dict[int, tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Return the given clusters with their means as centres; a number that no row has gets the zero vector."""
+    k = int(labels.max(initial=-1)) + 1
+    centres = np.zeros((k, vectors.shape[1]), dtype=np.float32)
+    for c in np.unique(labels[labels >= 0]):
+        centres[c] = np.asarray(vectors[labels == c], dtype=np.float64).mean(axis=0)
+    return {k: (labels, centres)}
 
 
 def _cluster(vectors: NDArray[np.float32], k: int, seed: int, folder: Path) -> None:

@@ -19,7 +19,7 @@ from tunesmith.recipe.report.style import (
     to_svg,
 )
 
-__all__ = ["forest", "histogram", "losses", "map_panel", "shares"]
+__all__ = ["draw_dots", "forest", "histogram", "losses", "map_panel", "shares"]
 
 MAX_DOTS = 3_000  # about 100 kB of SVG; more dots are not seen at this size
 _MARKERS = "osD^vP"
@@ -35,16 +35,16 @@ def map_panel(
     shown = np.arange(len(xy))
     if len(xy) > MAX_DOTS:
         shown = np.random.default_rng(seed).choice(len(xy), MAX_DOTS, replace=False)
-    _dots(axes, xy[np.setdiff1d(shown, chosen)], POOL, 2.6)
+    draw_dots(axes, xy[np.setdiff1d(shown, chosen)], POOL, 2.6)
     top = chosen[:MAX_DOTS]
-    _dots(axes, xy[top], PAPER, 6.2)
-    _dots(axes, xy[top], colour, 4.6)
+    draw_dots(axes, xy[top], PAPER, 6.2)
+    draw_dots(axes, xy[top], colour, 4.6)
     axes.set(xlim=(-1.06, 1.06), ylim=(-1.06, 1.06), aspect="equal", xticks=[], yticks=[])
     axes.spines[:].set_visible(True)
     return to_svg(figure, name, f"Map of the pool with the {len(chosen):,} rows that {label} chose")
 
 
-def _dots(axes: Any, points: NDArray[np.float64], colour: str, size: float) -> None:
+def draw_dots(axes: Any, points: NDArray[Any], colour: str, size: float) -> None:
     """Draw dots as zero-length round strokes of one path: a fifth of the SVG that markers would take."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path

@@ -16,7 +16,7 @@ from tunesmith.recipe.report.examples import examples
 from tunesmith.recipe.report.files import RunFiles
 from tunesmith.recipe.report.style import arm_colours, arm_label, css_variable
 
-__all__ = ["write_report"]
+__all__ = ["html_environment", "write_report"]
 
 # What damaged files can raise inside a section. One bad file must not cost the reader the other sections.
 _DAMAGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError)
@@ -52,20 +52,29 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
 
 
 def _render(files: RunFiles) -> str:
+    return html_environment("tunesmith.recipe.report").get_template("report.html.j2").render(**context(files))
+
+
+def html_environment(package: str) -> Any:
+    """Return the jinja environment of our pages: templates of ``package``, autoescape, the global ``style``.
+
+    The filter ``svg`` lets our own figures pass unescaped; every text in them was escaped by matplotlib.
+    """
     import jinja2
     from markupsafe import Markup
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tunesmith.recipe.report", "templates"),
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader(name, "templates") for name in (package, "tunesmith.recipe.report")]
+        ),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    # Only our own SVG passes unescaped; every text in it was escaped by matplotlib.
     environment.filters["svg"] = Markup
     environment.globals["style"] = Markup(environment.loader.get_source(environment, "style.css")[0])  # type: ignore[union-attr]
-    return environment.get_template("report.html.j2").render(**context(files))
+    return environment
 
 
 def context(files: RunFiles) -> dict[str, Any]:
@@ -82,7 +91,15 @@ def context(files: RunFiles) -> dict[str, Any]:
         ),
         "choice": _guard(
             partial(sections.choice, files, colours),
-            {"selections": [], "maps": [], "tables": [], "histograms": [], "no_map": None, "no_scores": []},
+            {
+                "selections": [],
+                "maps": [],
+                "tables": [],
+                "histograms": [],
+                "no_map": None,
+                "no_scores": [],
+                "clustering": None,
+            },
         ),
         "training": _guard(partial(sections.training, files, colours), {"figure": None}),
         "examples": _guard(partial(examples, files, colours), {"shown": []}),

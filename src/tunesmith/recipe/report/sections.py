@@ -126,6 +126,7 @@ def choice(files: RunFiles, colours: dict[str, str]) -> Section:
     section: Section = {"selections": _selections(files, colours), "maps": [], "tables": [], "histograms": []}
     section["missing"] = None if picks else files.why_missing("select", "select")
     section["no_map"] = None
+    section["clustering"] = _clustering(files)
     laid_out = files.pool_map
     if laid_out is None:
         section["no_map"] = files.why_missing("map")
@@ -149,6 +150,21 @@ def choice(files: RunFiles, colours: dict[str, str]) -> Section:
             section["tables"].append(table)
     section["histograms"], section["no_scores"] = _histograms(files, colours)
     return section
+
+
+def _clustering(files: RunFiles) -> str | None:
+    """Say by what the pool was grouped, and how well that agrees with labels it did not see."""
+    facts = files.object(files.root / "cluster" / "clusters.json")
+    if not facts:
+        return None
+    groups = facts.get("clusters") or []
+    text = f"The pool was grouped by {facts.get('method')} into {count(len(groups), 'cluster')}"
+    if facts.get("labels_seen"):
+        text += f", with {count(int(facts['labels_seen']), 'label')} seen"
+    scores = facts.get("agreement")
+    if isinstance(scores, dict) and isinstance(scores.get("accuracy"), float):
+        text += f"; accuracy {number(scores['accuracy'], 2)} on {count(int(scores['rows']), 'labelled row')}"
+    return text + "."
 
 
 def _selections(files: RunFiles, colours: dict[str, str]) -> list[dict[str, Any]]:
