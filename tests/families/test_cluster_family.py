@@ -6,6 +6,7 @@ import pickle
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ class Row:
         default_factory=dict
     )  # scikit-learn's check -> why it cannot pass
     phases: bool = True  # reports its steps to callbacks
+    unlabelled: bool = False  # refuses complete labels, see `hiding`
 
     def __str__(self) -> str:
         options = ",".join(f"{k}={v}" for k, v in self.parameters.items())
@@ -65,8 +67,49 @@ class Row:
         seeded = {"random_state": 0} if self.random else {}
         return methods.create(self.name, **{**seeded, **self.parameters, **more})
 
+    def checked(self) -> Any:
+        """Return the estimator as scikit-learn's own checks get it."""
+        model = self.create()
+        if self.unlabelled:
+            model.__class__ = hiding(type(model))
+        return model
+
+
+@cache
+def hiding(base: Any) -> Any:
+    """Return a subclass that takes the least label for -1: scikit-learn's checks know complete labels only."""
+
+    class Hiding(base):  # type: ignore[misc]
+        def fit(self, X: Any, y: Any = None) -> Any:
+            if y is not None:
+                y = np.asarray(y)
+                y = np.where(y == y.min(), -1, y)
+            return super().fit(X, y)
+
+    Hiding.__name__ = Hiding.__qualname__ = f"Hiding{base.__name__}"
+    globals()[Hiding.__name__] = Hiding  # where pickle looks for it
+    return Hiding
+
 
 ROWS: list[Row] = [
+    Row("cluster.ncd_kmeans", {"n_novel": 3}, partly_labelled, changes={"n_novel": [2, 4]}, unlabelled=True),
+    Row(
+        "cluster.ncd_spectral",
+        {"n_novel": 3, "s_min": 0.2},
+        partly_labelled,
+        changes={"s_min": [0.1, 0.5]},
+        unlabelled=True,
+    ),
+    Row(
+        "cluster.pbn",
+        {"n_novel": 3, "epochs": 5, "batch_size": 32},
+        partly_labelled,
+        changes={"w": [0.2, 0.8]},
+        unlabelled=True,
+        expected_failures={
+            "check_clustering": "two columns leave two units in the paper's hidden layers, too few for its blobs"
+        },
+    ),
     Row("cluster.transductive", {"n_clusters": 3}, changes={"lam": [0.0, 0.5]}),
     Row(
         "cluster.transductive",
@@ -105,12 +148,12 @@ def test_every_registered_clusterer_has_a_row() -> None:
 
 def _expected(estimator: Any) -> dict[str, str]:
     for row in ROWS:
-        if type(row.create()) is type(estimator) and row.create().get_params() == estimator.get_params():
+        if type(row.checked()) is type(estimator) and row.create().get_params() == estimator.get_params():
             return row.expected_failures
     return {}
 
 
-@parametrize_with_checks([row.create() for row in ROWS], expected_failed_checks=_expected)
+@parametrize_with_checks([row.checked() for row in ROWS], expected_failed_checks=_expected)
 def test_scikit_learn_contract(estimator: Any, check: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
