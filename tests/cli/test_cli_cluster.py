@@ -75,6 +75,12 @@ def test_table_vectors_and_images() -> None:
     assert {row["cluster"] for row in labels("table")[:30]} != {
         row["cluster"] for row in labels("table")[30:]
     }
+    labelled = pd.DataFrame({"a": rng.normal(size=60), "kind": ["low"] * 30 + ["high"] * 30})
+    labelled.to_csv("leak.csv", index=False)
+    result = cluster("leak.csv", "--clusters", "2", "--labels", "kind", "--out", "leak")
+    assert (
+        float(result.stdout.split("accuracy ")[1].split(",")[0]) < 0.8
+    )  # the labels are no part of the rows
     np.save("x.npy", x)
     assert cluster("x.npy", "--clusters", "2", "--out", "vectors").exit_code == 0
     assert len(labels("vectors")) == 60

@@ -67,7 +67,7 @@ def cluster_data(
     for line in material.how:
         log.emit("message", message=line)
     seen = _seen(material, labels, known, per_class, child_seed(seed, "labels"))
-    X, used = vectors_of(material, encoder, seed, log)
+    X, used = vectors_of(material, encoder, seed, log, leave_out=labels)
     count = _count_parameter(method)
     if clusters is not None and count is None:
         raise ParameterError(

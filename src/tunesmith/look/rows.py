@@ -42,11 +42,14 @@ def place_of(material: Material) -> Place:
     return place
 
 
-def vectors_of(material: Material, encoder: str, seed: int, log: EventLog) -> tuple[NDArray[np.float32], str]:
+def vectors_of(
+    material: Material, encoder: str, seed: int, log: EventLog, leave_out: str | None = None
+) -> tuple[NDArray[np.float32], str]:
     """Return a vector per row, and what made them in words.
 
     Texts: MiniLM up to 5,000 rows, its word table beyond, or the encoder named. Images: thumbnails, or the encoder
-    named. A table: its numbers and categories. Vectors: as they are.
+    named. A table: its numbers and categories but for the column ``leave_out``, which holds labels. Vectors: as they
+    are.
 
     Raises:
         DataError: a table without numbers and categories, or an encoder named for what needs none.
@@ -73,7 +76,8 @@ def vectors_of(material: Material, encoder: str, seed: int, log: EventLog) -> tu
     from tunesmith.look.tables import column_facts, table_vectors
 
     assert material.frame is not None
-    x = table_vectors(material.frame, column_facts(material.frame))
+    frame = material.frame.drop(columns=[leave_out] if leave_out in material.frame.columns else [])
+    x = table_vectors(frame, column_facts(frame))
     if not x.shape[1]:
         raise DataError(
             "the table has neither numbers nor categories to compare rows by.", source=material.source
