@@ -13,7 +13,7 @@ from tunesmith.core.errors import ConfigError, DataError, ParameterError
 from tunesmith.core.events import read_events
 from tunesmith.data import Pool, read
 from tunesmith.recipe import run
-from tunesmith.recipe.clustering import UNLABELLED, agreement, seen_labels
+from tunesmith.recipe.clustering import UNLABELLED, agreement, seen_labels, with_known_classes
 
 TOPICS = ["river fish water boat", "engine wheel road car", "violin opera song piano"]
 
@@ -49,6 +49,15 @@ def test_the_score_looks_at_hidden_labels_only() -> None:
     assert scores is not None
     assert (scores["rows"], scores["accuracy"]) == (4, 1.0)
     assert agreement(np.array([0, 0]), seen_labels(["a", "a"], "t")) is None
+
+
+def test_rows_of_known_classes_get_groups_of_their_own() -> None:
+    seen = seen_labels(["a", "b", "", "", "c"], "t", known=["a", "c"])
+    labels, names = with_known_classes(np.array([-1, 0, 1, -1, -1]), seen)
+    assert labels.tolist() == [2, 0, 1, -1, 3]
+    assert names == {2: "a (known)", 3: "c (known)"}
+    same, none = with_known_classes(np.array([0, 1, 1, 0, 0]), seen)
+    assert (same.tolist(), none) == ([0, 1, 1, 0, 0], {})
 
 
 @pytest.fixture

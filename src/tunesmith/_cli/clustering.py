@@ -58,7 +58,7 @@ def cluster_data(
     from tunesmith.look.clustered import write_clusters
     from tunesmith.look.material import open_material
     from tunesmith.look.rows import vectors_of
-    from tunesmith.recipe.clustering import agreement, fit_clusterer
+    from tunesmith.recipe.clustering import agreement, fit_clusterer, with_known_classes
 
     if out.exists() and not out.is_dir():
         raise ParameterError("out", "cluster", "a folder", str(out))
@@ -81,16 +81,17 @@ def cluster_data(
     log.emit("message", message=f"Clustering {len(X):,} rows of {X.shape[1]:,} numbers by {method}.")
     _, found = fit_clusterer(method, parameters, X, seen, child_seed(seed, "cluster"), log)
     scores = None if seen is None else agreement(found, seen)
+    found, named = with_known_classes(found, seen)
     out.mkdir(parents=True, exist_ok=True)
     facts = write_clusters(
-        out, material, X, found, method=method, parameters=parameters, encoder=used, seed=seed
+        out, material, X, found, method=method, parameters=parameters, encoder=used, seed=seed, named=named
     )
     facts |= {"labels_seen": 0 if seen is None else int((seen.y >= 0).sum()), "agreement": scores}
     write_json(out / "clusters.json", facts)
     _write_labels(out / "labels.csv", material, found, {c["id"]: c["name"] for c in facts["clusters"]})
     lines = [f"{len(found):,} rows in {len(facts['clusters'])} clusters by {method}."]
     if facts["without_a_cluster"]:
-        lines.append(f"{facts['without_a_cluster']:,} rows are in no cluster (their classes were known).")
+        lines.append(f"{facts['without_a_cluster']:,} rows are in no cluster.")
     if scores is not None:
         lines.append(
             f"On {scores['rows']:,} labelled rows: accuracy {scores['accuracy']:.3f}, NMI {scores['nmi']:.3f}, "

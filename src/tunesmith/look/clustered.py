@@ -32,6 +32,7 @@ def write_clusters(
     parameters: dict[str, Any],
     encoder: str,
     seed: int,
+    named: dict[int, str] | None = None,
 ) -> dict[str, Any]:
     """Write ``map.svg`` and ``clusters.html`` into ``out``; return the facts for ``clusters.json``.
 
@@ -44,12 +45,13 @@ def write_clusters(
         parameters: what it was given.
         encoder: what made ``X``, in words.
         seed: of the map.
+        named: groups that have a name already; the others are named by their words.
     """
     from tunesmith.recipe.report.maps import pool_map
 
     xy, _ = pool_map(X, seed)
     words = group_words(material, labels)
-    names = group_names(words)
+    names = group_names(words) | (named or {})
     central = central_rows(X, labels, 6 if material.kind == "images" else 4)
     place = place_of(material)
     clusters = [

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tunesmith.recipe.schema import ClusterSpec
     from tunesmith.recipe.stages import Work
 
-__all__ = ["Seen", "build_cluster", "fit_clusterer", "seen_labels"]
+__all__ = ["Seen", "agreement", "build_cluster", "fit_clusterer", "seen_labels", "with_known_classes"]
 
 Labels = NDArray[np.int64]
 
@@ -115,6 +115,22 @@ def fit_clusterer(
     return estimator, np.asarray(estimator.labels_, dtype=np.int64)
 
 
+def with_known_classes(labels: Labels, seen: Seen | None) -> tuple[Labels, dict[int, str]]:
+    """Put rows that a method left out since their class is known into a group of that class.
+
+    Returns:
+        The labels, and the names of the groups added.
+    """
+    if seen is None or not np.any(left := (labels < 0) & (seen.y >= 0)):
+        return labels, {}
+    first = int(labels.max(initial=-1)) + 1
+    present = np.unique(seen.y[left])
+    place = np.full(len(seen.classes), -1, dtype=np.int64)
+    place[present] = first + np.arange(len(present))
+    names = {int(place[c]): f"{seen.classes[c]} (known)" for c in present}
+    return np.where(left, place[seen.y], labels), names
+
+
 def label_column(rows: Dataset, spec: ClusterSpec, seed: int) -> Seen | None:
     """Return the labels that the recipe's block lets the clusterer see, or None where it names no column.
 
@@ -160,16 +176,18 @@ def build_cluster(work: Work, folder: Path) -> dict[str, Any]:
     X = np.asarray(pool.feature("embedding"))
     seen = label_column(work.dataset, spec, seed)
     estimator, labels = fit_clusterer(spec.type, spec.parameters, X, seen, seed, work.log)
+    scores = None if seen is None else agreement(labels, seen)
+    labels, known = with_known_classes(labels, seen)
     with atomic_open(folder / "labels.npy", "wb") as stream:
         np.save(stream, labels)
-    names = group_names(telling_words(pool.texts, labels))
+    names = group_names(telling_words(pool.texts, labels)) | known
     central = central_rows(X, labels, 3)
-    scores = None if seen is None else agreement(labels, seen)
     facts = {
         "method": spec.type,
         "parameters": spec.parameters,
         "rows": len(labels),
         "without_a_cluster": int((labels < 0).sum()),
+        "known_classes": len(known),
         "labels_seen": 0 if seen is None else int((seen.y >= 0).sum()),
         "agreement": scores,
         "n_iter": int(getattr(estimator, "n_iter_", 0)),
