@@ -7,9 +7,10 @@ while a decoder fed by the noisy code restores every clean layer (Sec. 3.3).
 Deviations: the target is that of the authors' code (``target="dec"``; the paper's closed form is ``"paper"``), as is
 the weight 0.1 of inner layers; no gradient flows through clean targets (``stop_gradient=False``: it does, as in the
 code). One noisy pass serves all terms, as in the paper. The targets of an epoch come from the clean passes of its
-steps (``refresh="epoch"``: one more pass at its begin, as in the paper). Dead clusters are re-seeded, labels are never
-looked at, batches have even sizes, and the head's columns are the cluster means in the order of the labels: the
-authors' code transposes or shifts them. Vectors, for which the paper has no network, get a mirrored perceptron.
+steps (``refresh="epoch"``: one more pass at its begin, as in the paper). The mean row is taken off the input, see
+`Centre`; networks that you pass are used as they are. Dead clusters are re-seeded, labels are never looked at, and
+batches have even sizes. The head's columns are the cluster means in the order of the labels: the authors' code
+transposes or shifts them. Vectors, for which the paper has no network, get a mirrored perceptron.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from tunesmith.cluster._base import check_enough_rows, fitting
 from tunesmith.cluster._network import NetworkClusterer
 from tunesmith.cluster._torch import private_rng, resolve_device, to_tensor
 from tunesmith.cluster.depict.networks import (
+    Centre,
     LayeredAutoencoder,
     check_network,
     conv_autoencoder,
@@ -284,8 +286,7 @@ class DEPICT(NetworkClusterer):
             return copy.deepcopy(LayeredAutoencoder(list(kind), list(self.decoder), self.dropout))
         if kind == "auto":
             kind = "mlp" if self.image_shape_ is None else "conv"
-        shape = self.image_shape_
-        if kind == "conv" and shape is None:
+        if kind == "conv" and self.image_shape_ is None:
             raise ParameterError(
                 "image_shape", self, "(C, H, W) for encoder='conv' and rows as vectors", None
             )
@@ -298,16 +299,22 @@ class DEPICT(NetworkClusterer):
                 "pixels with (X - 127.5) / 127.5, or set output='linear'."
             )
         output = nn.Tanh() if tanh else nn.Identity()
-        if kind == "mlp":
-            width = int(np.prod(x.shape[1:]))
-            network = mlp_autoencoder(width, self.hidden_layer_sizes, code, self.dropout, output)
-            if x.ndim == 4:  # images for a perceptron
-                network.encoder[0].insert(0, nn.Flatten())  # type: ignore[operator, union-attr]
-                network.decoder[-1].append(nn.Unflatten(1, x.shape[1:]))  # type: ignore[operator, union-attr]
-            return network
-        assert shape is not None
+        network = self._mlp(x, code, output) if kind == "mlp" else self._conv(code, output)
+        network.encoder[0].insert(0, Centre(x.mean(dim=0).cpu()))  # type: ignore[operator, union-attr]
+        return network
+
+    def _mlp(self, x: Tensor, code: int, output: nn.Module) -> LayeredAutoencoder:
+        width = int(np.prod(x.shape[1:]))
+        network = mlp_autoencoder(width, self.hidden_layer_sizes, code, self.dropout, output)
+        if x.ndim == 4:
+            network.encoder[0].insert(0, nn.Flatten())  # type: ignore[operator, union-attr]
+            network.decoder[-1].append(nn.Unflatten(1, x.shape[1:]))  # type: ignore[operator, union-attr]
+        return network
+
+    def _conv(self, code: int, output: nn.Module) -> LayeredAutoencoder:
+        assert self.image_shape_ is not None
         return conv_autoencoder(
-            shape,
+            self.image_shape_,
             self.n_filters,
             code,
             kernel_sizes=self.kernel_sizes,

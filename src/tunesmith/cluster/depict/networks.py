@@ -13,9 +13,27 @@ from torch import Tensor, nn
 from tunesmith.cluster._torch import mlp
 from tunesmith.core.errors import ParameterError
 
-__all__ = ["LayeredAutoencoder", "check_network", "conv_autoencoder", "mlp_autoencoder"]
+__all__ = ["Centre", "LayeredAutoencoder", "check_network", "conv_autoencoder", "mlp_autoencoder"]
 
 leaky = partial(nn.LeakyReLU, 0.01)
+
+
+class Centre(nn.Module):
+    """Take the mean row off, a constant: another form of the first layer's bias.
+
+    Background pixels of -1 are a large constant input. Every step of Adam then shifts all units of the first layer
+    alike, and at the usual rates the tanh code saturates within a few steps and never comes back.
+    """
+
+    mean: Tensor
+
+    def __init__(self, mean: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x - mean."""
+        return x - self.mean
 
 
 class LayeredAutoencoder(nn.Module):
