@@ -92,6 +92,33 @@ def hiding(base: Any) -> Any:
 
 
 ROWS: list[Row] = [
+    Row(
+        "cluster.acol",
+        {"k": 3, "hidden_layer_sizes": (16,), "max_iter": 8},
+        coarsely_labelled,
+        changes={"c_alpha": [0.1, 1.0]},
+    ),
+    Row(
+        "cluster.depict",
+        {
+            "n_clusters": 3,
+            "hidden_layer_sizes": (16,),
+            "pretrain_epochs": 5,
+            "warmup_epochs": 1,
+            "max_iter": 3,
+            "n_init": 2,
+        },
+        changes={"n_clusters": [2, 4]},
+        expected_failures=dict.fromkeys(
+            (
+                "check_dont_overwrite_parameters",
+                "check_fit2d_1feature",
+                "check_fit2d_predict1d",
+                "check_methods_subset_invariance",
+            ),
+            "sets n_clusters=1, of which the paper's objective makes nothing: refused",
+        ),
+    ),
     Row("cluster.ncd_kmeans", {"n_novel": 3}, partly_labelled, changes={"n_novel": [2, 4]}, unlabelled=True),
     Row(
         "cluster.ncd_spectral",

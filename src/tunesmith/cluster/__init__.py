@@ -5,8 +5,12 @@ from typing import TYPE_CHECKING
 from tunesmith.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from tunesmith.cluster.acol.estimator import ACOLClusterer
+    from tunesmith.cluster.acol.head import ACOLHead
+    from tunesmith.cluster.acol.objective import gar_loss
     from tunesmith.cluster.deep_subspace.estimator import DeepSubspaceClustering
     from tunesmith.cluster.deep_subspace.spectral import spectral_from_coefficients
+    from tunesmith.cluster.depict.estimator import DEPICT
     from tunesmith.cluster.ncd.counting import estimate_n_novel
     from tunesmith.cluster.ncd.hidden import HiddenClassKFold
     from tunesmith.cluster.ncd.kmeans import NCDKMeans
@@ -17,7 +21,10 @@ if TYPE_CHECKING:
     from tunesmith.cluster.transductive.features import FeatureNormalizer
 
 __all__ = [
+    "DEPICT",
     "PBN",
+    "ACOLClusterer",
+    "ACOLHead",
     "DeepSubspaceClustering",
     "FeatureNormalizer",
     "HiddenClassKFold",
@@ -26,12 +33,16 @@ __all__ = [
     "NCDSpectralClustering",
     "TransductiveClustering",
     "estimate_n_novel",
+    "gar_loss",
     "spectral_from_coefficients",
 ]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "ACOLClusterer": "acol",
+        "ACOLHead": "acol",
+        "DEPICT": "depict",
         "DeepSubspaceClustering": "deep_subspace",
         "PBN": "ncd",
         "HiddenClassKFold": "ncd",
@@ -42,5 +53,6 @@ __getattr__, __dir__ = lazy_exports(
         "FeatureNormalizer": "transductive",
         "TransductiveClustering": "transductive",
         "spectral_from_coefficients": "deep_subspace",
+        "gar_loss": "acol",
     },
 )
