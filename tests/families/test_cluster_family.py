@@ -92,6 +92,12 @@ def hiding(base: Any) -> Any:
 
 
 ROWS: list[Row] = [
+    Row("cluster.kmeans_sdp", {"n_clusters": 3, "max_iter": 100}, changes={"n_clusters": [2, 4]}),
+    Row(
+        "cluster.la_sdp",
+        {"n_clusters": 3, "max_iter": 2, "solver_max_iter": 50},
+        changes={"covariance_type": ["full", "tied", "diag", "spherical"]},
+    ),
     Row(
         "cluster.acol",
         {"k": 3, "hidden_layer_sizes": (16,), "max_iter": 8},

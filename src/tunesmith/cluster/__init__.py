@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tunesmith.cluster.ncd.pbn import PBN
     from tunesmith.cluster.ncd.search import NCDSearchCV
     from tunesmith.cluster.ncd.spectral import NCDSpectralClustering
+    from tunesmith.cluster.sdp.kmeans_sdp import KMeansSDP
+    from tunesmith.cluster.sdp.la_sdp import LikelihoodAdjustedSDP
     from tunesmith.cluster.transductive.estimator import TransductiveClustering
     from tunesmith.cluster.transductive.features import FeatureNormalizer
 
@@ -28,6 +30,8 @@ __all__ = [
     "DeepSubspaceClustering",
     "FeatureNormalizer",
     "HiddenClassKFold",
+    "KMeansSDP",
+    "LikelihoodAdjustedSDP",
     "NCDKMeans",
     "NCDSearchCV",
     "NCDSpectralClustering",
@@ -51,6 +55,8 @@ __getattr__, __dir__ = lazy_exports(
         "NCDSpectralClustering": "ncd",
         "estimate_n_novel": "ncd",
         "FeatureNormalizer": "transductive",
+        "KMeansSDP": "sdp",
+        "LikelihoodAdjustedSDP": "sdp",
         "TransductiveClustering": "transductive",
         "spectral_from_coefficients": "deep_subspace",
         "gar_loss": "acol",
