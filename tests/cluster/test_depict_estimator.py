@@ -72,7 +72,7 @@ def test_gradients_reach_the_clean_targets_only_if_asked():
         clean = run.clean(x)
         assert all(z.requires_grad != stop for z in clean[1:])
         run.joint_loss(x, None, clean).backward()
-        gradients.append(run.network.encoder[0][0].weight.grad)
+        gradients.append(run.network.encoder[0][1].weight.grad)
     assert not torch.allclose(gradients[0], gradients[1])
 
 
