@@ -13,10 +13,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
 
 from tunesmith.cluster import NCDKMeans
-from tunesmith.cluster.ncd.lloyd import class_means, draw_probabilities, draw_rows
+from tunesmith.cluster.ncd.lloyd import class_means, draw_probabilities, draw_rows, open_table
 from tunesmith.core.errors import DataError, ParameterError
 from tunesmith.metrics.clustering import novel_class_accuracy
-from tunesmith.numerics._lloyd_rows import open_rows
 
 
 def blobs(classes: int = 6, n: int = 180, seed: int = 0, known: int = 3) -> tuple[Any, Any, Any]:
@@ -42,9 +41,9 @@ def test_hand_check_in_one_dimension() -> None:
 @pytest.mark.parametrize("power", [1, 2])
 def test_draws_follow_the_probabilities(power: int) -> None:
     X = np.array([[10.0], [11.0], [1.0]])
-    rows = open_rows(X, dtype=np.float64, spherical=False)
-    known, rng = rows.center_in(np.array([[0.0]])), np.random.RandomState(0)
-    drawn = [draw_rows(rows, 1, known, power, rng)[0] for _ in range(2000)]
+    table = open_table(X)
+    known, rng = 0 - table.shift[None], np.random.RandomState(0)
+    drawn = [draw_rows(table, 1, known, power, rng)[0] for _ in range(2000)]
     share = np.bincount(drawn, minlength=3) / 2000
     p = draw_probabilities(np.array([10.0, 11, 1]), power)
     assert np.all(np.abs(share - p) < 4 * np.sqrt(p * (1 - p) / 2000))
@@ -52,16 +51,16 @@ def test_draws_follow_the_probabilities(power: int) -> None:
 
 def test_a_row_on_a_known_centroid_is_never_drawn() -> None:
     X = np.array([[0.0, 0], [0, 0], [3, 4], [0, 0]])
-    rows = open_rows(X, dtype=np.float64, spherical=False)
-    known = rows.center_in(np.zeros((1, 2)))
+    table = open_table(X)
+    known = 0 - table.shift[None]
     for seed in range(20):
-        assert draw_rows(rows, 1, known, 2, np.random.RandomState(seed)).tolist() == [2]
+        assert draw_rows(table, 1, known, 2, np.random.RandomState(seed)).tolist() == [2]
 
 
 def test_without_known_classes_it_is_k_means_plus_plus_and_lloyd() -> None:
     X, _, _ = blobs()
     _, chosen = kmeans_plusplus(X, 4, random_state=np.random.RandomState(5), n_local_trials=1)
-    rows = open_rows(X, dtype=np.float64, spherical=False)
+    table = open_table(X)
     rng = np.random.RandomState(5)
     first = (chosen[0] + 0.5) / len(X)
 
@@ -75,9 +74,9 @@ def test_without_known_classes_it_is_k_means_plus_plus_and_lloyd() -> None:
         def random_sample(self) -> float:
             return self.given.pop() if self.given else float(rng.uniform(size=1)[0])
 
-    assert_array_equal(draw_rows(rows, 4, None, 2, AfterFirst()), chosen)
+    assert_array_equal(draw_rows(table, 4, None, 2, AfterFirst()), chosen)
     ours = NCDKMeans(4, n_init=1, tol=0, random_state=3).fit(X)
-    start = X[draw_rows(rows, 4, None, 2, np.random.RandomState(3))]
+    start = X[draw_rows(table, 4, None, 2, np.random.RandomState(3))]
     theirs = KMeans(4, init=start, n_init=1, tol=0).fit(X)
     assert_allclose(ours.cluster_centers_, theirs.cluster_centers_, atol=1e-10)
     assert_array_equal(ours.labels_, theirs.labels_)

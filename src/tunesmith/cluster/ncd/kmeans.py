@@ -30,7 +30,7 @@ class NCDKMeans(NCDClusterer):
     then Lloyd's steps move the novel ones over the unlabelled rows. Without known classes this is k-means++ and
     Lloyd. An empty centroid keeps its place.
 
-    Time O(n_init steps n_u C^u d), memory O(n) beside X.
+    Time O(n_init steps n_u C^u d), memory O(n d), a copy of X.
 
     Args:
         n_novel: C^u, the number of novel clusters, or ``"auto"``: `estimate_n_novel` on the unlabelled rows.

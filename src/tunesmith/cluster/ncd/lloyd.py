@@ -13,9 +13,20 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.numerics._lloyd_rows import Rows, open_rows
+from tunesmith.cluster.ncd._kernels import lower, settle, spread
 
-__all__ = ["NovelClusters", "class_means", "cluster_novel", "draw_probabilities", "draw_rows", "lloyd"]
+__all__ = [
+    "NovelClusters",
+    "Table",
+    "class_means",
+    "cluster_novel",
+    "draw_probabilities",
+    "draw_rows",
+    "lloyd",
+    "open_table",
+]
+
+CHUNK = 1024  # rows whose scores stay in the cache until they are read
 
 
 class Uniform(Protocol):
@@ -47,6 +58,41 @@ class NovelClusters:
     converged: bool
 
 
+@dataclass(frozen=True)
+class Table:
+    """Rows without their mean, so that ``|x|^2 - 2 x.c + |c|^2`` loses no digits.
+
+    Attributes:
+        rows: ``(n, d)``, C-contiguous.
+        shift: ``(d,)``, what was taken from each row.
+    """
+
+    rows: NDArray[Any]
+    shift: NDArray[Any]
+
+    def assign(
+        self, centers: NDArray[Any]
+    ) -> tuple[NDArray[np.int32], NDArray[np.float64], NDArray[np.int64]]:
+        """Return the nearest of ``centers`` (shifted like the rows) for each row, and sums and counts. O(n k d)."""
+        n, d = self.rows.shape
+        k = len(centers)
+        labels, sums, counts = np.empty(n, np.int32), np.zeros((k, d)), np.zeros(k, np.int64)
+        doubled = np.ascontiguousarray(-2 * centers.T)
+        squares = np.einsum("ij,ij->i", centers, centers)
+        scores = np.empty((CHUNK, k), self.rows.dtype)
+        for start in range(0, n, CHUNK):
+            rows = self.rows[start : start + CHUNK]
+            part = np.matmul(rows, doubled, out=scores[: len(rows)])
+            settle(part, squares, rows, labels[start : start + CHUNK], sums, counts)
+        return labels, sums, counts
+
+
+def open_table(X: NDArray[Any]) -> Table:
+    """Return the rows of X ``(n, d)`` without their mean; a copy."""
+    shift = X.mean(axis=0, dtype=np.float64).astype(X.dtype)
+    return Table(np.ascontiguousarray(X - shift), shift)
+
+
 def class_means(X: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the sorted classes and their means ``(C^l, d)`` in the dtype of X. O(n d)."""
     classes, code = np.unique(y, return_inverse=True)
@@ -68,43 +114,42 @@ def draw_probabilities(distances: NDArray[Any], power: float) -> NDArray[np.floa
 
 
 def draw_rows(
-    rows: Rows, k: int, known: NDArray[Any] | None, power: float, uniform: Uniform
+    table: Table, k: int, known: NDArray[Any] | None, power: float, uniform: Uniform
 ) -> NDArray[np.int64]:
     """Draw k rows, each by its distance to the nearest centroid among known and drawn ones. O(n d (C^l + k)).
 
     Args:
-        rows: the unlabelled rows.
+        table: the unlabelled rows.
         k: C^u.
-        known: ``(C^l, d)`` as the rows are seen, or ``None``: then the first row is drawn uniformly.
+        known: ``(C^l, d)`` shifted like the rows, or ``None``: then the first row is drawn uniformly.
         power: of the distance, see `draw_probabilities`.
         uniform: gives one number per draw.
     """
+    rows = table.rows
+    n, chosen = len(rows), []
+    nearest = np.full(n, np.inf)
     if known is None:
-        chosen = [min(int(uniform.random_sample() * rows.n), rows.n - 1)]
-        nearest = _squared(rows, chosen[-1])
+        chosen.append(min(int(uniform.random_sample() * n), n - 1))
+        lower(nearest, rows, rows[chosen[0]])
     else:
-        chosen = []
-        nearest = rows.distances(known, rows.assign(None, known)[0])
+        for center in known:
+            lower(nearest, rows, center)
     while len(chosen) < k:
         cumulated = np.cumsum(draw_probabilities(np.sqrt(nearest), power))
         place = int(np.searchsorted(cumulated, uniform.random_sample() * cumulated[-1], side="right"))
-        chosen.append(min(place, rows.n - 1))
-        np.minimum(nearest, _squared(rows, chosen[-1]), out=nearest)
+        chosen.append(min(place, n - 1))
+        lower(nearest, rows, rows[chosen[-1]])
     return np.array(chosen, dtype=np.int64)
 
 
-def _squared(rows: Rows, row: int) -> NDArray[np.float64]:
-    return rows.distances(rows.take([row]), np.zeros(rows.n, dtype=np.int32))
-
-
 def lloyd(
-    rows: Rows, centers: NDArray[Any], *, tol: float, max_iter: int, plain: bool = False
+    table: Table, centers: NDArray[Any], *, tol: float, max_iter: int, plain: bool = False
 ) -> tuple[NDArray[Any], float, int, bool]:
     """Assign and average until ``(sum of displacements)^2 < tol``; an empty centroid keeps its place.
 
     Args:
-        rows: the rows to assign.
-        centers: ``(k, d)`` start, as the rows are seen.
+        table: the rows to assign.
+        centers: ``(k, d)`` start, shifted like the rows.
         tol: in squared units of X.
         max_iter: most steps.
         plain: inertia as in the authors' code: the sum of plain distances to the centroids before the last move.
@@ -116,17 +161,17 @@ def lloyd(
     converged, steps, before = False, 0, 0.0
     while steps < max_iter and not converged:
         steps += 1
-        labels, _, sums, counts = rows.assign(None, centers)
+        labels, sums, counts = table.assign(centers)
         full = counts > 0
         moved = centers.copy()
         moved[full] = sums[full] / counts[full, None]
         shift = float(np.linalg.norm(moved - centers, axis=1).sum()) ** 2
         if plain:
-            before = float(np.sqrt(rows.distances(centers, labels)).sum())
+            before = spread(table.rows, centers, labels, True)
         centers = moved
         converged = shift < tol or shift == 0
-    inertia = before if plain else rows.inertia(centers, rows.assign(None, centers)[0])
-    return centers, inertia, steps, converged
+    inertia = before if plain else spread(table.rows, centers, table.assign(centers)[0], False)
+    return centers, float(inertia), steps, converged
 
 
 def cluster_novel(
@@ -157,21 +202,21 @@ def cluster_novel(
         update_known: rows may be assigned to known centroids too, which move (the paper's ablation, App. D).
 
     Returns:
-        The clustering. Time O(runs steps n C^u d), memory O(n) beside X.
+        The clustering. Time O(runs steps n C^u d), memory O(n d), a copy of X.
     """
-    rows = open_rows(X, dtype=X.dtype, spherical=False)
-    fixed = None if known is None else rows.center_in(np.asarray(known))
+    table = open_table(X)
+    fixed = None if known is None else np.asarray(known, dtype=X.dtype) - table.shift
     n_fixed = 0 if fixed is None or not update_known else len(fixed)
     best: tuple[NDArray[Any], float, int, bool] | None = None
     for _ in runs:
-        start = rows.take(draw_rows(rows, n_novel, fixed, init_power, uniform))
+        start = table.rows[draw_rows(table, n_novel, fixed, init_power, uniform)]
         if n_fixed:
             start = np.vstack([fixed, start])  # type: ignore[list-item]
-        found = lloyd(rows, start, tol=tol, max_iter=max_iter, plain=official)
+        found = lloyd(table, start, tol=tol, max_iter=max_iter, plain=official)
         if best is None or found[1] < best[1]:
             best = found
     assert best is not None, "runs holds at least one item"
     centers, inertia, n_iter, converged = best
-    labels = rows.assign(None, centers[n_fixed:])[0].astype(np.int64)
-    after = rows.center_out(centers[:n_fixed]) if n_fixed else known
-    return NovelClusters(rows.center_out(centers[n_fixed:]), after, labels, inertia, n_iter, converged)
+    labels = table.assign(centers[n_fixed:])[0].astype(np.int64)
+    after = centers[:n_fixed] + table.shift if n_fixed else known
+    return NovelClusters(centers[n_fixed:] + table.shift, after, labels, inertia, n_iter, converged)
