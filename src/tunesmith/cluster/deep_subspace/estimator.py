@@ -44,7 +44,7 @@ from tunesmith.core.errors import DataError, ParameterError, TrainingError
 
 __all__ = ["DeepSubspaceClustering"]
 
-_WINDOW = 5  # epochs over which the relative change of a loss is averaged
+_WINDOW = 5  # epochs over which a loss is averaged before its change is judged
 _COLLAPSED = 0.05  # of a layer's norm before training: below this the encoder is on its way to 0
 
 
@@ -76,7 +76,7 @@ class DeepSubspaceClustering(Clusterer):
         pretrain_epochs: most epochs of the first stage.
         expression_epochs: of the second; 0 leaves it out.
         quality_epochs: of the third; 0 leaves it out.
-        tol: a stage ends when its loss changes by less than this share on average over 5 epochs (stages 1 and 2).
+        tol: a stage ends when its loss, averaged over 5 epochs, changes by less than this share an epoch (1 and 2).
         quality_tol: the same for stage 3.
         refresh_every: epochs of stage 3 between new clusterings of C.
         n_init: restarts of k-means.
@@ -148,7 +148,7 @@ class DeepSubspaceClustering(Clusterer):
         learning_rate: float = 1e-3,
         pretrain_epochs: int = 1000,
         expression_epochs: int = 2000,
-        quality_epochs: int = 100,
+        quality_epochs: int = 500,
         tol: float = 1e-2,
         quality_tol: float = 1e-4,
         refresh_every: int = 1,
@@ -275,7 +275,7 @@ class DeepSubspaceClustering(Clusterer):
         optimizer: torch.optim.Optimizer,
         tol: float,
     ) -> None:
-        """Step until the loss changes by less than ``tol`` of itself, averaged over some epochs.
+        """Step until the loss has settled.
 
         Raises:
             TrainingError: the loss is not finite.
@@ -376,8 +376,11 @@ class DeepSubspaceClustering(Clusterer):
 
 
 def _settled(curve: list[float], tol: float) -> bool:
-    """Tell whether the mean relative change over the last epochs is below ``tol``."""
-    if len(curve) <= _WINDOW:
+    """Tell whether the mean of the last epochs differs from that of the ones before by less than ``tol`` an epoch.
+
+    Means, because under Adam the loss of stage 3 ends up swinging by more than it falls.
+    """
+    if len(curve) < 2 * _WINDOW:
         return False
-    last = np.array(curve[-_WINDOW - 1 :])
-    return bool(np.mean(np.abs(np.diff(last)) / np.maximum(np.abs(last[:-1]), np.finfo(float).tiny)) < tol)
+    before, now = np.mean(curve[-2 * _WINDOW : -_WINDOW]), np.mean(curve[-_WINDOW:])
+    return bool(abs(now - before) < tol * _WINDOW * abs(before))
