@@ -134,10 +134,7 @@ def bound_update(
         return float(np.einsum("ij,ij->i", weights[c] @ Z, Z[parts[c]]).sum(dtype=np.float64))
 
     with ThreadPoolExecutor(effective_n_jobs(n_jobs)) as pool:
-        for i in range(max_iter + 1):
-            if i == max_iter:
-                energies.append(own - share * sum(pool.map(pairs, range(len(parts)))))
-                return BoundResult(Z, np.array(energies), i, _settled(energies, i, tol))
+        for i in range(max_iter):
             found = list(pool.map(step, range(len(parts))))
             energies.append(own - share * sum(pair for pair, _ in found))
             if _settled(energies, i, tol):
@@ -146,7 +143,8 @@ def bound_update(
                 return BoundResult(Z, np.array(energies), i, moved <= _STILL * n)
             own = still + sum(terms for _, terms in found)
             Z, new = new, Z
-    raise AssertionError("unreachable")
+        energies.append(own - share * sum(pool.map(pairs, range(len(parts)))))
+    return BoundResult(Z, np.array(energies), max_iter, _settled(energies, max_iter, tol))
 
 
 def relaxed_energy(Z: ArrayLike, unary: ArrayLike, W: Any, lam: float) -> float:
