@@ -72,7 +72,7 @@ def test_gradients_reach_the_clean_targets_only_if_asked():
         clean = run.clean(x)
         assert all(z.requires_grad != stop for z in clean[1:])
         run.joint_loss(x, None, clean).backward()
-        gradients.append(run.network.encoder[0][1].weight.grad)
+        gradients.append(run.network.encoder[0][0].weight.grad)
     assert not torch.allclose(gradients[0], gradients[1])
 
 
@@ -269,3 +269,9 @@ def test_images_of_another_shape_at_prediction():
     model = fit(DEPICT(3, **TINY_IMAGES), IMAGES)
     with pytest.raises(DataError, match=r"DEPICT needs images of the shape \(1, 8, 8\)"):
         model.predict(IMAGES[:, :, :4])
+
+
+def test_vectors_may_have_any_scale():
+    one, other = (fit(DEPICT(3, **SHORT), data) for data in (X, 1000 * X + 5))
+    assert_array_equal(one.labels_, other.labels_)
+    assert_allclose(one.transform(X), other.transform(1000 * X + 5), atol=1e-6)

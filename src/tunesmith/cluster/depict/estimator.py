@@ -8,7 +8,8 @@ Deviations: the target is that of the authors' code (``target="dec"``; the paper
 the weight 0.1 of inner layers; no gradient flows through clean targets (``stop_gradient=False``: it does, as in the
 code). One noisy pass serves all terms, as in the paper. The targets of an epoch come from the clean passes of its
 steps (``refresh="epoch"``: one more pass at its begin, as in the paper). The mean row is taken off the input, see
-`Centre`; networks that you pass are used as they are. Dead clusters are re-seeded, labels are never looked at, and
+`Centre`, and vectors are divided by one number, their overall deviation, so that the weights of the loss mean the same
+at every scale; networks that you pass get X as it is. Dead clusters are re-seeded, labels are never looked at, and
 batches have even sizes. The head's columns are the cluster means in the order of the labels: the authors' code
 transposes or shifts them. Vectors, for which the paper has no network, get a mirrored perceptron.
 """
@@ -51,7 +52,7 @@ class DEPICT(NetworkClusterer):
     """Cluster images or vectors by an autoencoder and a soft-max head that are trained together (Dizaji et al. 2017).
 
     X is (N, d), or images (N, C, H, W), or images as rows with ``image_shape``. Networks work in the floating type
-    of X: float32 takes half the time of float64. Vectors should be scaled (StandardScaler); images for the default
+    of X: float32 takes half the time of float64. Columns of unlike scale need a StandardScaler; images for the default
     tanh output must lie in [-1, 1].
 
     Time per epoch: a clean and a noisy pass through the encoder, one through the decoder, and their gradients, for N
@@ -233,6 +234,7 @@ class DEPICT(NetworkClusterer):
         with private_rng(random_state, device) as generator:
             x = to_tensor(X, device)
             network = self._build(x)
+            x = self._scaled(x)
             d_z = check_network(network.to(device, x.dtype).eval(), x, self)
             head = nn.Linear(d_z, self.n_clusters, device=device, dtype=x.dtype)
             run = JointTraining(self, network, head, x, generator, random_state)
@@ -266,8 +268,12 @@ class DEPICT(NetworkClusterer):
         return self._run(X, lambda z: self.head_(z).argmax(dim=1)).astype(np.int64)
 
     def _features(self, x: Tensor) -> Tensor:
-        found: Tensor = self.network_.activations(x)[-1]
+        found: Tensor = self.network_.activations(self._scaled(x))[-1]
         return found
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        """Return x centred and in units of its overall deviation for a linear output, else as it is."""
+        return x if self._offset is None else (x - self._offset.to(x)) / self._scale
 
     def _check_prior(self) -> NDArray[np.float64] | None:
         if self.prior is None:
@@ -279,6 +285,8 @@ class DEPICT(NetworkClusterer):
 
     def _build(self, x: Tensor) -> Any:
         """Return a network for rows like x; a module of the user is copied, never trained itself."""
+        self._offset: Tensor | None = None
+        self._scale = 1.0
         kind = self.encoder
         if not isinstance(kind, str):
             if self.decoder is None:
@@ -300,7 +308,11 @@ class DEPICT(NetworkClusterer):
             )
         output = nn.Tanh() if tanh else nn.Identity()
         network = self._mlp(x, code, output) if kind == "mlp" else self._conv(code, output)
-        network.encoder[0].insert(0, Centre(x.mean(dim=0).cpu()))  # type: ignore[operator, union-attr]
+        mean = x.mean(dim=0)
+        if tanh:  # the decoder gives pixels as they are
+            network.encoder[0].insert(0, Centre(mean.cpu()))  # type: ignore[operator, union-attr]
+        else:
+            self._offset, self._scale = mean.cpu(), float((x - mean).square().mean().sqrt()) or 1.0
         return network
 
     def _mlp(self, x: Tensor, code: int, output: nn.Module) -> LayeredAutoencoder:
