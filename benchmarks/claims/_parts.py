@@ -7,11 +7,30 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from tunesmith.core.files import write_json
 
 RUNS = Path(__file__).resolve().parents[2] / "runs" / "claims"
+
+
+def table(found: dict[str, dict[str, dict[str, list[float]]]]) -> list[dict[str, Any]]:
+    """Return one row per data set and arm from data -> measure -> arm -> one value per seed.
+
+    The first measure gets its standard deviation and all values too.
+    """
+    rows = []
+    for data, measures in found.items():
+        first = next(iter(measures))
+        for arm, values in measures[first].items():
+            row: dict[str, Any] = {"data": data, "arm": arm}
+            for measure, of_arm in measures.items():
+                if arm in of_arm:
+                    row[measure] = round(fmean(of_arm[arm]), 4)
+            row |= {f"sd of {first}": round(stdev(values), 4), "values": [round(v, 4) for v in values]}
+            rows.append(row)
+    return rows
 
 
 def stretch(

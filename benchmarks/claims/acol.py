@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from _claim import count, difference, save, says, summary
-from _parts import stretch
+from _parts import stretch, table
 from sklearn.cluster import KMeans
 
 from tunesmith.cluster import ACOLClusterer
@@ -141,8 +141,8 @@ def main() -> None:
             "setting": " ".join((__doc__ or "").split("\n\n")[2].split()),
             "seeds": list(SEEDS),
             "arms": summary(found["MNIST-5k/halves/mlp"]["accuracy"]),
-            "measures": {s: {m: summary(found[s][m]) for m in found[s]} for s in settings},
-            "intervals": compared,
+            "results": table(found),
+            "intervals": [{"data": setting, **i} for setting in settings for i in compared[setting]],
             "command": "python benchmarks/claims/acol.py",
         },
     )

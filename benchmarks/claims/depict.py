@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from _claim import count, difference, save, says, summary
-from _parts import stretch
+from _parts import stretch, table
 from sklearn.cluster import KMeans
 
 from tunesmith.cluster import DEPICT
@@ -151,8 +151,8 @@ def main() -> None:
             "setting": " ".join((__doc__ or "").split("\n\n")[2].split()),
             "seeds": list(SEEDS),
             "arms": summary(found["MNIST-5k"]["accuracy"]),
-            "measures": {data: {m: summary(found[data][m]) for m in found[data]} for data in DATA},
-            "intervals": {data: [*compared[data], *conv[data]] for data in DATA},
+            "results": table(found),
+            "intervals": [{"data": data, **i} for data in DATA for i in [*compared[data], *conv[data]]],
             "command": "python benchmarks/claims/depict.py",
         },
     )

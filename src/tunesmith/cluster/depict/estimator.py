@@ -4,14 +4,14 @@ Dizaji, Herandi, Deng, Cai, Huang, "Deep Clustering via Joint Convolutional Auto
 Minimization", ICCV 2017 (arXiv 1704.06327). A noisy encoder predicts targets made from the clean one (Secs. 3.1, 3.2)
 while a decoder fed by the noisy code restores every clean layer (Sec. 3.3).
 
-Deviations: the target is that of the authors' code (``target="dec"``; the paper's closed form is ``"paper"``), as is
-the weight 0.1 of inner layers; no gradient flows through clean targets (``stop_gradient=False``: it does, as in the
-code). One noisy pass serves all terms, as in the paper. The targets of an epoch come from the clean passes of its
-steps (``refresh="epoch"``: one more pass at its begin, as in the paper). The mean row is taken off the input, see
-`Centre`, and vectors are divided by one number, their overall deviation, so that the weights of the loss mean the same
-at every scale; networks that you pass get X as it is. Dead clusters are re-seeded, labels are never looked at, and
-batches have even sizes. The head's columns are the cluster means in the order of the labels: the authors' code
-transposes or shifts them. Vectors, for which the paper has no network, get a mirrored perceptron.
+Deviations: the target is that of the authors' code (``target="dec"``; the paper's closed form is ``"paper"``), as are
+the weight 0.1 of inner layers and the gradients through clean targets, which keep hidden layers from growing
+(``stop_gradient=True`` cuts them). One noisy pass serves all terms, as in the paper. The targets of an epoch come from
+the clean passes of its steps (``refresh="epoch"``: one more pass at its begin, as in the paper). The mean row is taken
+off the input, see `Centre`, and vectors are divided by one number, their overall deviation, so that the weights of the
+loss mean the same at every scale; networks that you pass get X as it is. Dead clusters are re-seeded, labels are never
+looked at, and batches have even sizes. The head's columns are the cluster means in the order of the labels: the
+authors' code transposes or shifts them. Vectors, for which the paper has no network, get a mirrored perceptron.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class DEPICT(NetworkClusterer):
         clustering_weight: of the cross-entropy.
         reconstruction_weight: of the reconstruction.
         inner_weight: of hidden layers in the reconstruction: 0.1 as in the authors' code, 1 in the paper.
-        stop_gradient: keep gradients out of the clean targets.
+        stop_gradient: keep gradients out of the clean targets. Hidden layers then grow, and restoring them crowds out
+            the input, whose reconstruction gets worse.
         init: initial labels of the codes: ``"kmeans"``, or ``"acpic"`` for small sets.
         n_init: restarts of that k-means (authors: 40).
         pretrain_epochs: of the reconstruction alone (authors: up to 4000).
@@ -169,7 +170,7 @@ class DEPICT(NetworkClusterer):
         clustering_weight: float = 1.0,
         reconstruction_weight: float = 1.0,
         inner_weight: float = 0.1,
-        stop_gradient: bool = True,
+        stop_gradient: bool = False,
         init: Literal["kmeans", "acpic"] = "kmeans",
         n_init: int = 10,
         pretrain_epochs: int = 100,
