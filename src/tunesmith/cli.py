@@ -171,6 +171,27 @@ app.command()(data_verbs.select)
 
 
 @app.command()
+def tuners(
+    model: Annotated[
+        str | None, typer.Option(help="Count trained numbers, memory and time of a step for this model.")
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option(help="selective, additive, prompt, reparameterization or hybrid.")
+    ] = None,
+    mergeable: Annotated[
+        bool | None,
+        typer.Option("--mergeable/--not-mergeable", help="Only those that fold into the weights, or not."),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Also methods that nothing here implements.")] = False,
+) -> None:
+    """List the methods of parameter-efficient tuning, or what each costs in a model."""
+    from tunesmith._cli.tuning import list_methods, sizes_for
+
+    lines = list_methods(family, mergeable, every) if model is None else sizes_for(model, family, mergeable)
+    print("\n".join(lines))
+
+
+@app.command()
 def report(
     directory: Annotated[
         Path, typer.Argument(metavar="RUN_DIR", help="The directory of a run, finished or not.")

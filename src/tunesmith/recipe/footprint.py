@@ -14,7 +14,15 @@ from tunesmith.core.errors import MissingModelError
 from tunesmith.core.files import cache_dir
 from tunesmith.recipe.schema import ModelSpec, TunerSpec
 
-__all__ = ["ModelSize", "free_disk", "free_memory", "matmul_speed", "model_size", "tokenizer_at_hand"]
+__all__ = [
+    "ModelSize",
+    "free_disk",
+    "free_memory",
+    "matmul_speed",
+    "model_config",
+    "model_size",
+    "tokenizer_at_hand",
+]
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Share of that speed that a model reaches: for one of 135M weights, on two cores that multiply at
@@ -82,21 +90,16 @@ def model_size(spec: ModelSpec, tuner: TunerSpec | None = None) -> ModelSize:
         MissingModelError: the model, or its configuration on the Hub, cannot be found.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from tunesmith.engine.models import auto_dtype, default_device
 
-    source, extra = _source(spec.id)
+    config = model_config(spec)
     try:
-        config = AutoConfig.from_pretrained(
-            source, revision=spec.revision, trust_remote_code=spec.trust_remote_code, **extra
-        )
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise MissingModelError(
-            f"The configuration of '{spec.id}' could not be read: {str(error).splitlines()[0]}"
-        ) from error
+        raise _unreadable(spec, error) from error
     text = config.get_text_config()
     head = model.get_output_embeddings()
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
@@ -111,6 +114,29 @@ def model_size(spec: ModelSpec, tuner: TunerSpec | None = None) -> ModelSize:
         vocabulary=int(text.vocab_size),
         bytes_each=BYTES[dtype],
         dtype=dtype,
+    )
+
+
+def model_config(spec: ModelSpec) -> Any:
+    """Return a model's transformers config; no weight is read, and a bundled model is not converted.
+
+    Raises:
+        MissingModelError: the model, or its configuration on the Hub, cannot be found.
+    """
+    from transformers import AutoConfig
+
+    source, extra = _source(spec.id)
+    try:
+        return AutoConfig.from_pretrained(
+            source, revision=spec.revision, trust_remote_code=spec.trust_remote_code, **extra
+        )
+    except (OSError, ValueError) as error:
+        raise _unreadable(spec, error) from error
+
+
+def _unreadable(spec: ModelSpec, error: Exception) -> MissingModelError:
+    return MissingModelError(
+        f"The configuration of '{spec.id}' could not be read: {str(error).splitlines()[0]}"
     )
 
 
