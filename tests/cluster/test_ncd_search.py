@@ -6,16 +6,19 @@ import pickle
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from joblib import parallel_config
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import loguniform
 from sklearn.base import clone
 from sklearn.cluster import KMeans
+from sklearn.compose import ColumnTransformer
 from sklearn.datasets import make_blobs
+from sklearn.impute import SimpleImputer
 from sklearn.model_selection import cross_validate
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from tunesmith.cluster import (
     PBN,
@@ -201,6 +204,22 @@ def test_random_search_over_a_pipeline_with_unknown_count() -> None:
     assert again.best_params_ == search.best_params_
     assert_array_equal(again.labels_, search.labels_)
     assert_array_equal(pickle.loads(pickle.dumps(search)).predict(X), search.predict(X))
+
+
+def test_a_pipeline_may_encode_categories_and_fill_gaps() -> None:
+    X, true, y = table()
+    frame = pd.DataFrame(X, columns=list("abcde"))
+    frame.loc[::50, "a"] = np.nan
+    frame["colour"] = np.where(np.arange(len(X)) % 2, "red", "green")
+    chain = make_pipeline(
+        ColumnTransformer(
+            [("numbers", SimpleImputer(), list("abcde")), ("words", OneHotEncoder(), ["colour"])]
+        ),
+        NCDKMeans(3, random_state=0),
+    )
+    search = NCDSearchCV(chain, {"ncdkmeans__init_power": [1, 2]}, n_iter=None, random_state=0).fit(frame, y)
+    assert search.best_score_ > 0.9
+    assert novel_class_accuracy(true, search.labels_, known=range(4)) > 0.9
 
 
 def test_parallel_work_changes_nothing() -> None:

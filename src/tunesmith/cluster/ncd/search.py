@@ -96,7 +96,7 @@ class NCDSearchCV(ClusterMixin, MetaEstimatorMixin, BaseEstimator):  # type: ign
         """Search, then fit the best candidate.
 
         Args:
-            X: ``(n, d)`` finite.
+            X: ``(n, d)`` finite numbers; for a pipeline whatever its first step takes.
             y: ``(n,)`` whole numbers, -1 for rows of novel classes (there may be none when ``refit`` is false).
 
         Raises:
@@ -108,8 +108,9 @@ class NCDSearchCV(ClusterMixin, MetaEstimatorMixin, BaseEstimator):  # type: ign
         cv = HiddenClassKFold(random_state=self.random_state) if self.cv is None else self.cv
         if not isinstance(cv, HiddenClassKFold):
             raise ParameterError("cv", self, "a HiddenClassKFold or None", cv)
-        array = check_array(X, dtype=[np.float64, np.float32], input_name="X")
-        y = partial_labels(y, len(array), self, unlabelled=self.refit)
+        if not isinstance(self.estimator, Pipeline):  # a pipeline may encode categories and fill gaps
+            X = check_array(X, dtype=[np.float64, np.float32], input_name="X")
+        y = partial_labels(y, X.shape[0] if hasattr(X, "shape") else len(X), self, unlabelled=self.refit)
         splits = list(cv.hide(y))
         if any(len(np.unique(y[rows])) == 1 for _, rows in splits):
             warnings.warn(
@@ -120,7 +121,7 @@ class NCDSearchCV(ClusterMixin, MetaEstimatorMixin, BaseEstimator):  # type: ign
         candidates = self._candidates()
         work = Parallel(n_jobs=self.n_jobs)
         outcomes = work(
-            delayed(_try)(self.estimator, params, array, y, *split, self.count, self.error_score)
+            delayed(_try)(self.estimator, params, X, y, *split, self.count, self.error_score)
             for params in candidates
             for split in splits
         )
@@ -185,7 +186,7 @@ def _last(estimator: Any) -> Any:
 def _try(
     estimator: Any,
     params: dict[str, Any],
-    X: NDArray[Any],
+    X: Any,
     y: NDArray[Any],
     masked: NDArray[Any],
     rows: NDArray[np.int64],
@@ -201,7 +202,8 @@ def _try(
         if isinstance(last, NCDClusterer):
             check_parameters(last)
             if isinstance(model, Pipeline) and len(model) > 1:
-                Z = np.ascontiguousarray(model[:-1].fit_transform(X, masked))
+                Z = model[:-1].fit_transform(X, masked)
+            Z = np.ascontiguousarray(check_array(Z, dtype=[np.float64, np.float32]))
             labels, k = hidden_labels(last, Z, masked, rows, hidden if count == "given" else None)
         else:
             model.fit(X, masked)
