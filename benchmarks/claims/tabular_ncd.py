@@ -142,6 +142,7 @@ def main() -> None:
             ("NCD k-means", "k-means"),
             ("NCD spectral", "k-means"),
             ("PBN", "PBN, defaults"),
+            ("PBN, defaults", "k-means"),
             ("PBN", "PBN, w = 1"),
         )
     ]
