@@ -76,7 +76,8 @@ class DeepSubspaceClustering(Clusterer):
         pretrain_epochs: most epochs of the first stage.
         expression_epochs: of the second; 0 leaves it out.
         quality_epochs: of the third; 0 leaves it out.
-        tol: a stage ends when its loss, averaged over 5 epochs, changes by less than this share an epoch (1 and 2).
+        tol: stages 1 and 2 end when their loss, averaged over 5 epochs, changes by less than this share an epoch. On
+            our toys 0.01 let stage 2 fit the noise.
         quality_tol: the same for stage 3.
         refresh_every: epochs of stage 3 between new clusterings of C.
         n_init: restarts of k-means.
@@ -149,7 +150,7 @@ class DeepSubspaceClustering(Clusterer):
         pretrain_epochs: int = 1000,
         expression_epochs: int = 2000,
         quality_epochs: int = 500,
-        tol: float = 1e-2,
+        tol: float = 0.05,
         quality_tol: float = 1e-4,
         refresh_every: int = 1,
         n_init: int = 20,
