@@ -56,8 +56,8 @@ class LikelihoodAdjustedSDP(Clusterer):
         covariances: (K, p, p) if known: then a single program is solved and ``covariance_type``, ``ridge`` and ``init``
             are not used.
         init: starting partition: ``"kmeans"``, ``"spectral"``, ``"ward"``, ``"random"`` or (n,) labels in [0, K).
-        n_init: starts, of which a converged one with the largest l is kept; they differ for ``"kmeans"`` (each with
-            one start of its own if more than one), ``"spectral"`` and ``"random"``.
+        n_init: starts, of which the converged one with the largest l is kept: the first from ``init``, the others from
+            random labels. One start may end in a poor local optimum, which l gives away; five are a good habit.
         trace: ``"group"`` asks trace 1 of each Z_k, which keeps every group alive (inferred); ``"joint"`` asks K of
             the sum, for comparison.
         ridge: added to the covariances, as a share of the mean variance of X. 0 is allowed where p < n / K.
@@ -76,7 +76,7 @@ class LikelihoodAdjustedSDP(Clusterer):
         labels_: (n,) int64; cluster k is the group of ``covariances_[k]``.
         memberships_: (K, m, m) the Z_k of the m rows solved on.
         covariances_: (K, p, p), (K, p), (p, p) or (K,) as in GaussianMixture; those of the last program.
-        means_: (K, p) means under the memberships, computed afterwards.
+        means_: (K, p) means of the labelled rows that were solved on, computed afterwards.
         lower_bound_: l at the memberships (twice the log-likelihood up to constants, less the ridge's term).
         lower_bounds_: its history, one value per program; not decreasing, up to the solver's error.
         partition_value_: l at the labels of the rows solved on, for the same covariances.
@@ -267,18 +267,18 @@ class LikelihoodAdjustedSDP(Clusterer):
             raise ParameterError("init", self, f"a name or {wanted}", self.init)
         return labels.astype(np.int64)
 
-    def _start(self, X: Matrix, seed: int) -> Labels:
+    def _start(self, X: Matrix, name: str, seed: int) -> Labels:
         """A starting partition of X (n, p) by name."""
         k, n = self.n_clusters, len(X)
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
             )  # fewer distinct rows than clusters, a graph in parts: both are mended
-            if self.init == "kmeans":
-                labels = KMeans(k, n_init=10 if self.n_init == 1 else 1, random_state=seed).fit_predict(X)
-            elif self.init == "ward":
+            if name == "kmeans":
+                labels = KMeans(k, n_init=10, random_state=seed).fit_predict(X)
+            elif name == "ward":
                 labels = AgglomerativeClustering(k).fit_predict(X)
-            elif self.init == "spectral":
+            elif name == "spectral":
                 model = SpectralClustering(
                     k, affinity="nearest_neighbors", n_neighbors=min(10, n), random_state=seed
                 )  # fmt: skip
@@ -294,8 +294,11 @@ class LikelihoodAdjustedSDP(Clusterer):
         options = self._options(random)
         options["solver_tol"] = options.pop("tol")
         runs = []
-        for _ in range(self.n_init if given is None else 1):
-            labels = self._start(X, int(random.randint(2**31 - 1))) if given is None else given
+        for i in range(self.n_init):
+            seed = int(random.randint(2**31 - 1))
+            labels = given
+            if labels is None or i > 0:
+                labels = self._start(X, self.init if i == 0 else "random", seed)
             try:
                 run = alternate(
                     X, labels, self.n_clusters, kind=self.covariance_type, eps=eps, outer_iter=self.max_iter,
@@ -313,8 +316,6 @@ class LikelihoodAdjustedSDP(Clusterer):
         """Round and store, given the rows solved on."""
         found, k = run.found, self.n_clusters
         self.memberships_ = found.Z
-        members = found.Z.sum(axis=2)
-        self.means_ = members @ X / np.maximum(members.sum(axis=1, keepdims=True), 1e-12)
         self._full = run.covariances.full
         self.covariances_ = run.covariances.shaped(
             "full" if self.covariances is not None else self.covariance_type
@@ -326,6 +327,8 @@ class LikelihoodAdjustedSDP(Clusterer):
             self.labels_ = all_used(argmax_rounding(found.Z), k)
         else:
             self.labels_ = match_groups(spectral_rounding(found.Z, k, random_state=random), found.Z)
+        # of the labelled rows: for equal covariances the groups' shares of the memberships are not unique
+        self.means_ = np.stack([X[self.labels_ == c].mean(axis=0) for c in range(k)])
         self.lower_bounds_, self.lower_bound_ = run.history, run.history[-1]
         self.partition_value_ = partition_value(run.A, self.labels_, k)
         self.upper_bound_ = max(found.bound, self.partition_value_)
