@@ -14,7 +14,7 @@ from tunesmith.core.errors import DataError, ParameterError
 from tunesmith.metrics.clustering import clustering_accuracy
 
 FOUR = np.array([[0.0], [1], [10], [12]])
-EXACT = {"solver": "admm", "solver_tol": 1e-7, "max_iter": 20_000}
+EXACT = {"solver": "admm", "exact": True, "solver_tol": 1e-7, "max_iter": 20_000}
 
 
 def crossed(n: int, seed: int, p: int = 2) -> tuple[np.ndarray, np.ndarray]:

@@ -64,7 +64,8 @@ class LikelihoodAdjustedSDP(Clusterer):
         max_iter: most programs per start.
         tol: relative change of l at which to stop.
         solver: ``"admm"``, ``"burer-monteiro"`` or ``"cvxpy"`` (extra ``sdp``).
-        solver_tol: relative gap and infeasibility of each program.
+        solver_tol: relative gap and infeasibility of the last programs; earlier ones are solved to a tenth of the
+            change of l, at most 1e-2.
         solver_max_iter: most inner iterations of each program.
         rounding: ``"spectral"``, or ``"argmax"`` of the memberships, which is meaningless for equal covariances.
         sketch: solve on ``sketch_size`` random rows and label the others by `predict`.
@@ -78,7 +79,7 @@ class LikelihoodAdjustedSDP(Clusterer):
         covariances_: (K, p, p), (K, p), (p, p) or (K,) as in GaussianMixture; those of the last program.
         means_: (K, p) means of the labelled rows that were solved on, computed afterwards.
         lower_bound_: l at the memberships (twice the log-likelihood up to constants, less the ridge's term).
-        lower_bounds_: its history, one value per program; not decreasing, up to the solver's error.
+        lower_bounds_: its history, one value per program; not decreasing, up to the accuracy of each program.
         partition_value_: l at the labels of the rows solved on, for the same covariances.
         upper_bound_: no partition has a larger l for these covariances; proven.
         dual_gap_: upper_bound_ - partition_value_, >= 0; near 0 the labels are optimal for these covariances.
