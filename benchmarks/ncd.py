@@ -86,6 +86,22 @@ def spectral(n: int, graph: str) -> dict[str, Any]:
     }
 
 
+def summary(
+    steps: dict[str, Any], dense: dict[str, Any], sparse: dict[str, Any], large: dict[str, Any]
+) -> str:
+    """Say the figures in words."""
+    return (
+        f"{steps['rows']:,} x 32, 10 clusters, {steps['steps']} Lloyd steps from the same centroids: "
+        f"{steps['ours_s']:.2f} s, scikit-learn {steps['scikit_learn_s']:.2f} s "
+        f"({steps['scikit_learn_over_ours']:.2f} times ours), inertia {steps['inertia_over_theirs']:.4f} of its. "
+        f"NCD spectral clustering of {dense['rows']:,} x 16: sparse graph {sparse['seconds']:.1f} s and "
+        f"{sparse['peak_gib']:.2f} GiB at the peak, all pairs {dense['seconds']:.1f} s and "
+        f"{dense['peak_gib']:.2f} GiB; accuracy on novel rows {sparse['accuracy']:.3f} and {dense['accuracy']:.3f}. "
+        f"{large['rows']:,} rows, sparse: {large['seconds']:.0f} s, {large['peak_gib']:.2f} GiB, accuracy "
+        f"{large['accuracy']:.3f}."
+    )
+
+
 def main() -> None:
     """Run everything and save docs/benchmarks/ncd.json."""
     steps = isolated(__file__, "kmeans", one_core=True, n=1_000_000)
@@ -98,16 +114,7 @@ def main() -> None:
         "ncd",
         {
             "title": "Novel class discovery: k-means steps and spectral graphs",
-            "summary": (
-                f"{steps['rows']:,} x 32, 10 clusters, {steps['steps']} Lloyd steps from the same centroids: "
-                f"{steps['ours_s']:.1f} s, scikit-learn {steps['scikit_learn_s']:.1f} s "
-                f"({steps['scikit_learn_over_ours']:.2f} of that), inertia {steps['inertia_over_theirs']:.4f} of its. "
-                f"NCD spectral clustering of {dense['rows']:,} x 16: sparse graph {sparse['seconds']:.1f} s and "
-                f"{sparse['peak_gib']:.2f} GiB at the peak, dense {dense['seconds']:.1f} s and {dense['peak_gib']:.2f} "
-                f"GiB; accuracy on novel rows {sparse['accuracy']:.3f} and {dense['accuracy']:.3f}. "
-                f"{large['rows']:,} rows, sparse: {large['seconds']:.0f} s, {large['peak_gib']:.2f} GiB, accuracy "
-                f"{large['accuracy']:.3f}."
-            ),
+            "summary": summary(steps, dense, sparse, large),
             "kmeans": steps,
             "spectral": [dense, sparse, large],
             "command": "python benchmarks/ncd.py",
