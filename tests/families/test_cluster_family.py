@@ -92,12 +92,6 @@ def hiding(base: Any) -> Any:
 
 
 ROWS: list[Row] = [
-    Row("cluster.kmeans_sdp", {"n_clusters": 3, "max_iter": 100}, changes={"n_clusters": [2, 4]}),
-    Row(
-        "cluster.la_sdp",
-        {"n_clusters": 3, "max_iter": 2, "solver_max_iter": 50},
-        changes={"covariance_type": ["full", "tied", "diag", "spherical"]},
-    ),
     Row(
         "cluster.acol",
         {"k": 3, "hidden_layer_sizes": (16,), "max_iter": 8},
@@ -124,6 +118,13 @@ ROWS: list[Row] = [
             ),
             "sets n_clusters=1, of which the paper's objective makes nothing: refused",
         ),
+    ),
+    Row("cluster.kmeans", {"n_clusters": 3}, changes={"n_clusters": [2, 4]}, phases=False),
+    Row("cluster.kmeans_sdp", {"n_clusters": 3, "max_iter": 100}, changes={"n_clusters": [2, 4]}),
+    Row(
+        "cluster.la_sdp",
+        {"n_clusters": 3, "max_iter": 2, "solver_max_iter": 50},
+        changes={"covariance_type": ["full", "tied", "diag", "spherical"]},
     ),
     Row("cluster.ncd_kmeans", {"n_novel": 3}, partly_labelled, changes={"n_novel": [2, 4]}, unlabelled=True),
     Row(

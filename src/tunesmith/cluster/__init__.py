@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tunesmith.cluster.deep_subspace.estimator import DeepSubspaceClustering
     from tunesmith.cluster.deep_subspace.spectral import spectral_from_coefficients
     from tunesmith.cluster.depict.estimator import DEPICT
+    from tunesmith.cluster.kmeans import KMeans
     from tunesmith.cluster.ncd.counting import estimate_n_novel
     from tunesmith.cluster.ncd.hidden import HiddenClassKFold
     from tunesmith.cluster.ncd.kmeans import NCDKMeans
@@ -30,6 +31,7 @@ __all__ = [
     "DeepSubspaceClustering",
     "FeatureNormalizer",
     "HiddenClassKFold",
+    "KMeans",
     "KMeansSDP",
     "LikelihoodAdjustedSDP",
     "NCDKMeans",
@@ -55,6 +57,7 @@ __getattr__, __dir__ = lazy_exports(
         "NCDSpectralClustering": "ncd",
         "estimate_n_novel": "ncd",
         "FeatureNormalizer": "transductive",
+        "KMeans": "kmeans",
         "KMeansSDP": "sdp",
         "LikelihoodAdjustedSDP": "sdp",
         "TransductiveClustering": "transductive",
