@@ -60,6 +60,23 @@ def test_rows_of_known_classes_get_groups_of_their_own() -> None:
     assert (same.tolist(), none) == ([0, 1, 1, 0, 0], {})
 
 
+def test_columns_can_be_standardized(recipe: Path, tmp_path: Path) -> None:
+    from tunesmith.core.events import EventLog
+    from tunesmith.recipe.clustering import fit_clusterer
+
+    rng = np.random.default_rng(0)
+    clear = np.repeat([0.0, 1.0], 20)[:, None] + rng.normal(0, 0.05, (40, 4))
+    X = np.column_stack([clear, 100 * rng.normal(size=40)])
+    truth = np.repeat([0, 1], 20)
+    found = {}
+    for flag in (False, True):
+        _, labels = fit_clusterer("kmeans", {"n_clusters": 2}, X, None, 0, EventLog(), standardize=flag)
+        found[flag] = max(float((labels == truth).mean()), float((labels != truth).mean()))
+    assert found[True] > 0.95
+    assert found[False] < 0.9  # the wide column hides the other
+    run(recipe, tmp_path / "run", overrides=["cluster.standardize=true"])
+
+
 @pytest.fixture
 def recipe(tmp_path: Path, write_jsonl: Any, tiny_encoder_dir: str) -> Path:
     rows = [

@@ -41,6 +41,7 @@ def cluster_data(
     known: str | None,
     per_class: int | None,
     settings: Sequence[str],
+    standardize: bool,
     encoder: str,
     kind: str,
     seed: int,
@@ -79,7 +80,9 @@ def cluster_data(
         elif count == "n_clusters":
             parameters[count] = default_clusters(len(X))
     log.emit("message", message=f"Clustering {len(X):,} rows of {X.shape[1]:,} numbers by {method}.")
-    _, found = fit_clusterer(method, parameters, X, seen, child_seed(seed, "cluster"), log)
+    _, found = fit_clusterer(
+        method, parameters, X, seen, child_seed(seed, "cluster"), log, standardize=standardize
+    )
     scores = None if seen is None else agreement(found, seen)
     found, named = with_known_classes(found, seen)
     out.mkdir(parents=True, exist_ok=True)

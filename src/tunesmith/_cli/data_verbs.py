@@ -87,6 +87,12 @@ def cluster(
         int | None, typer.Option(help="Labels per class that the method may see; the others only score it.")
     ] = None,
     settings: Settings = None,
+    standardize: Annotated[
+        bool,
+        typer.Option(
+            "--standardize", help="Bring columns to mean 0 and variance 1 first, as pbn and acol want."
+        ),
+    ] = False,
     encoder: Annotated[
         str, typer.Option(help="auto, minilm, static (much faster), or a sentence-transformers model.")
     ] = "auto",
@@ -108,6 +114,7 @@ def cluster(
             known=known,
             per_class=per_class,
             settings=settings or [],
+            standardize=standardize,
             encoder=encoder,
             kind=kind,
             seed=seed,

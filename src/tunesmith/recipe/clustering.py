@@ -98,15 +98,28 @@ def seen_labels(
 
 
 def fit_clusterer(
-    name: str, parameters: dict[str, Any], X: Any, seen: Seen | None, seed: int, log: EventLog
+    name: str,
+    parameters: dict[str, Any],
+    X: Any,
+    seen: Seen | None,
+    seed: int,
+    log: EventLog,
+    *,
+    standardize: bool = False,
 ) -> tuple[Any, Labels]:
     """Fit a registered clusterer, seeded where it draws at random, and return it with one label per row.
+
+    With ``standardize`` every column of X has mean 0 and variance 1 before.
 
     Warnings of the fit (no convergence, for example) go to the log.
     """
     estimator = methods.create(f"cluster.{name}", **parameters)
     if "random_state" in estimator.get_params() and "random_state" not in parameters:
         estimator.set_params(random_state=seed)
+    if standardize:
+        from sklearn.preprocessing import StandardScaler
+
+        X = StandardScaler().fit_transform(X)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         estimator.fit(X) if seen is None else estimator.fit(X, seen.y)
@@ -175,7 +188,9 @@ def build_cluster(work: Work, folder: Path) -> dict[str, Any]:
     pool, seed = work.unclustered_pool, child_seed(work.recipe.seed, "cluster")
     X = np.asarray(pool.feature("embedding"))
     seen = label_column(work.dataset, spec, seed)
-    estimator, labels = fit_clusterer(spec.type, spec.parameters, X, seen, seed, work.log)
+    estimator, labels = fit_clusterer(
+        spec.type, spec.parameters, X, seen, seed, work.log, standardize=spec.standardize
+    )
     scores = None if seen is None else agreement(labels, seen)
     labels, known = with_known_classes(labels, seen)
     with atomic_open(folder / "labels.npy", "wb") as stream:

@@ -132,6 +132,8 @@ class FeaturesSpec(_Strict):
 class ClusterSpec(MethodSpec):
     """Group the pool before anything is chosen; the groups are the map's clusters and the tags of selectors."""
 
+    standardize: bool = False
+    """Bring every column of the embedding to mean 0 and variance 1 first: for networks that do not scale themselves."""
     labels: str | None = None
     """Column of known classes for methods that use some; null and the empty string mean unknown."""
     known: list[str] | None = None
