@@ -77,6 +77,8 @@ docs: $(READY)
 	$(BIN)/python scripts/sync_papers.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# Some of these compare with packages that only they need: pip install -e '.[bench]', and without their requirements
+# pip install --no-deps -r requirements-bench.txt.
 # Files whose name begins with _ are shared helpers. A failing benchmark does not hide the ones after it.
 bench: $(READY)
 	@failed=; for script in $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)); do \

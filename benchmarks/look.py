@@ -29,8 +29,11 @@ FAMILIES = (
 )
 
 
-def write_pile(path: Path, n: int) -> dict[str, int]:
-    """Write n rows; return how many of each blemish they hold."""
+def pile(path: str, n: int) -> dict[str, Any]:
+    """Write n rows; return how many of each blemish they hold.
+
+    In a process of its own: a child is started inside its parent's memory, whose peak would count as the child's.
+    """
     import reasoning_gym
 
     draw = random.Random(0)
@@ -52,7 +55,7 @@ def write_pile(path: Path, n: int) -> dict[str, int]:
         head[i] = (head[i][0], head[i][1] + " ```python\nprint(")
     for i in range(put["cut"], put["cut"] + put["e-mail"]):
         head[i] = (head[i][0] + f" Reply to user{i}@company.com.", head[i][1])
-    with path.open("w", encoding="utf-8") as stream:
+    with Path(path).open("w", encoding="utf-8") as stream:
         for question, answer in head + tail:
             stream.write(json.dumps({"prompt": question, "completion": answer}) + "\n")
     return put
@@ -95,7 +98,8 @@ def main() -> None:
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pile.jsonl"
-        put = write_pile(path, n)
+        put = isolated(__file__, "pile", path=str(path), n=n)
+        del put["peak_gib"]
         run = isolated(__file__, "part", path=str(path), one_core=True)
     result = {
         "title": "A first look at a large pile",
@@ -114,5 +118,5 @@ def main() -> None:
     save("benchmarks", "look", result)
 
 
-if __name__ == "__main__" and not serve_part({"part": part}):
+if __name__ == "__main__" and not serve_part({"part": part, "pile": pile}):
     sys.exit(main())
