@@ -40,8 +40,9 @@ Candidate = Callable[[Matrix], "NDArray[np.int64]"]
 
 _ROUND = 25  # iterations between two looks at gap and residuals
 _TAU = 1.618  # below the golden ratio: convergence is proven
-_SIGMA = 0.25  # penalty at the start, in units of |Z| / |A|; what runs of 200 to 2,000 rows moved it to
-_STEP = 2.0  # residuals may differ by this factor, and sigma changes by no more at once
+_SIGMA = 1.0  # penalty at the start, in units of |Z| / |A|
+_BAND = 1.2  # residuals may differ by this factor before sigma moves
+_STEP = 2.0  # most that sigma changes at once
 _DENSE = 600  # rows up to which the exact bound is cheap enough to take at every look
 
 
@@ -192,7 +193,7 @@ class _Iteration:
     def balance(self) -> None:
         """Move sigma so that primal and dual residuals fall together."""
         ratio = self.residuals[1] / max(self.residuals[0], 1e-300)
-        if not 1 / _STEP < ratio < _STEP:
+        if not 1 / _BAND < ratio < _BAND:
             self.sigma *= float(np.clip(np.sqrt(ratio), 1 / _STEP, _STEP))
             for part in self.parts:
                 part.forget()
