@@ -304,3 +304,35 @@ def test_parameter_errors_name_class_and_parameter(row: Row) -> None:
             ParameterError, match=rf"The '{name}' parameter of {type(model).__name__} must be "
         ):
             fit(clone(model).set_params(**{name: object()}), X, y)
+
+
+@every
+def test_more_clusters_than_rows_are_refused(row: Row) -> None:
+    X, y = row.data(12, 9)
+    model = row.create()
+    count = next((name for name in ("n_clusters", "n_novel") if name in model.get_params()), None)
+    if count is None:
+        pytest.skip("the number of groups follows from the labels")
+    with pytest.raises(
+        ParameterError, match=rf"^The '{count}' parameter of {type(model).__name__} must be .* Got 13"
+    ):
+        fit(model.set_params(**{count: 13}), X, y)
+
+
+@every
+def test_groups_that_are_worlds_apart(row: Row) -> None:
+    """No neighbour links the two halves: graphs fall apart, and scales differ by a million."""
+    X, y = row.data(80, 10)
+    X = X + 1e6 * (np.arange(80) % 2)[:, None]
+    model = fit(row.create(), X, y)
+    assert model.labels_.shape == (80,)
+
+
+@every
+def test_a_single_class_of_labels_is_enough(row: Row) -> None:
+    X, y = row.data(80, 11)
+    if y is None:
+        pytest.skip("uses no labels")
+    model = fit(row.create(), X, np.where(y < 0, y, 0))
+    assert model.labels_.shape == (80,)
+    assert len(np.unique(model.labels_)) > 1
