@@ -34,11 +34,12 @@ def text_rows(n: int = 90) -> list[dict[str, Any]]:
 @pytest.fixture
 def texts(tmp_path: Path, write_jsonl: Callable[..., str]) -> str:
     rows = text_rows()
-    rows[10] = dict(rows[9])  # an exact copy
-    rows[20] = {"prompt": "What is it? " + rows[9]["prompt"], "completion": rows[9]["completion"]}
     rows[30]["completion"] = ""
     rows[40]["completion"] = '{"name": "sum", "arguments": {"a": 1'
-    rows[50]["prompt"] += " My mail is jane.doe@corp.com."
+    for i in (0, 9, 50):  # the first row and the row that is copied are quoted on the page
+        rows[i]["prompt"] += " My mail is jane.doe@corp.com."
+    rows[10] = dict(rows[9])  # an exact copy
+    rows[20] = {"prompt": "What is it? " + rows[9]["prompt"], "completion": rows[9]["completion"]}
     path = Path(write_jsonl(tmp_path / "pile.jsonl", rows))
     with path.open("a") as stream:
         stream.write("{broken\n")
@@ -76,7 +77,8 @@ def test_texts(texts: str, page: Any, tiny_encoder_dir: str, tmp_path: Path, wri
     assert levels == sorted(levels, key=lambda level: level != "grave")
     html, written = page(found)
     assert written == json.loads(json.dumps(facts))
-    assert "jane.doe" not in html.split("Suspected secrets")[1]
+    assert "ja…om" in html
+    assert "jane.doe" not in html + json.dumps(written)  # not in any quoted row either
     assert html.count("<svg") == 2
     assert "http" not in html.split("<style>")[1].split("</style>")[0]
     assert "Exact copies" in found.summary()

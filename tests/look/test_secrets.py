@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tunesmith.look import find_secrets
-from tunesmith.look.secrets import KINDS
+from tunesmith.look.secrets import KINDS, mask_secrets
 
 FOUND = {
     "private key": "-----BEGIN RSA PRIVATE KEY-----\nMIIE",
@@ -61,6 +61,14 @@ def test_a_stretch_counts_once_and_all_are_found() -> None:
     assert sorted(kinds) == sorted(KINDS)
     starts = [secret.start for secret in find_secrets(text)]
     assert len(set(starts)) == len(starts)
+
+
+def test_quoting_blots_all_of_them_out() -> None:
+    text = " ; ".join(value for kind, value in FOUND.items() if kind != "private key")
+    masked = mask_secrets(text)
+    assert list(find_secrets(masked)) == []
+    assert masked.count("…") == len(FOUND) - 1
+    assert mask_secrets("nothing here") == "nothing here"
 
 
 def test_long_text_without_digits_is_quick_to_pass() -> None:

@@ -13,6 +13,7 @@ from tunesmith.core.errors import shorten
 from tunesmith.core.events import EventLog
 from tunesmith.data.groups import group_names
 from tunesmith.look.rows import Place, group_words, place_of, previews_of, vectors_of
+from tunesmith.look.secrets import mask_secrets
 from tunesmith.look.structure import LISTED, Structure, structure_of
 
 if TYPE_CHECKING:
@@ -108,11 +109,11 @@ def _text(
     facts: Facts = {
         "reading": {
             "format": report.format,
-            "how": material.how,
+            "how": [mask_secrets(line) for line in material.how],
             "n_read": report.n_read,
             "n_kept": report.n_kept,
             "reasons": report.reasons,
-            "bad": [list(bad) for bad in material.bad[:20]],
+            "bad": [[file, row, why, mask_secrets(text)] for file, row, why, text in material.bad[:20]],
         },
         "lengths": {
             "characters": quantiles(read.characters),
@@ -187,7 +188,8 @@ def _overlap(rows: Dataset, against: Sequence[Any], place: Place, log: EventLog)
                 "evaluation_rows": int(filter_.n_evaluation_),
                 "evaluation_rows_given_away": int(filter_.evaluation_hit_.sum()),
                 "examples": [
-                    {**place(row), "why": shorten(why, 300)} for row, why in filter_.report_.dropped[:LISTED]
+                    {**place(row), "why": shorten(mask_secrets(why), 300)}
+                    for row, why in filter_.report_.dropped[:LISTED]
                 ],
             }
         )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tunesmith.core.errors import DataError, shorten
 from tunesmith.core.events import EventLog
+from tunesmith.look.secrets import mask_secrets
 
 if TYPE_CHECKING:
     from tunesmith.look.material import Material
@@ -22,21 +23,28 @@ Place = Callable[
 
 EMBEDDED_BY_MINILM = 5_000  # texts; about 150 a second on two cores. Beyond, the encoder's word table alone
 QUOTED = 300  # characters of a row
+SEARCHED = 5_000  # characters of it in which secrets are looked for: blotting out shortens
 
 
 def place_of(material: Material) -> Place:
-    """Return what names a row: row number, source where there are several, and its text where it has one."""
+    """Return what names a row: row number, source where there are several, and its text where it has one.
+
+    Suspected secrets are blotted out of the text.
+    """
     from tunesmith.data.rows import row_text
+
+    def quote(text: str) -> str:
+        return shorten(mask_secrets(text[:SEARCHED]) + text[SEARCHED:], QUOTED)
 
     def place(i: int) -> dict[str, Any]:
         source, row = material.where(i)
         if material.dataset is not None:
-            return {"row": row, "source": source, "text": shorten(row_text(material.dataset[i]), QUOTED)}
+            return {"row": row, "source": source, "text": quote(row_text(material.dataset[i]))}
         if material.kind == "images":
             return {"row": row, "source": source}
         if material.frame is not None:
             text = ", ".join(f"{key}={value}" for key, value in material.frame.iloc[i].items())
-            return {"row": row, "text": shorten(text, QUOTED)}
+            return {"row": row, "text": quote(text)}
         return {"row": row}
 
     return place

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-__all__ = ["KINDS", "Secret", "find_secrets"]
+__all__ = ["KINDS", "Secret", "find_secrets", "mask_secrets"]
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,13 @@ class Secret:
     Attributes:
         kind: what it looks like, a key of `KINDS`.
         masked: the text with all but its ends blotted out.
-        start: where it begins.
+        start, end: where it stands.
     """
 
     kind: str
     masked: str
     start: int
+    end: int
 
 
 def _luhn(text: str) -> bool:
@@ -125,7 +126,19 @@ def find_secrets(text: str) -> Iterator[Secret]:
             if any(start < b and a < end for a, b in taken) or not check(match.group()):
                 continue
             taken.append((start, end))
-            yield Secret(kind, _mask(match.group()), start)
+            yield Secret(kind, _mask(match.group()), start, end)
+
+
+def mask_secrets(text: str) -> str:
+    """Return the text with what `find_secrets` finds blotted out, for quoting.
+
+    Example:
+        >>> mask_secrets("write to jane.doe@corp.com")
+        'write to ja…om'
+    """
+    for secret in sorted(find_secrets(text), key=lambda secret: -secret.start):
+        text = text[: secret.start] + secret.masked + text[secret.end :]
+    return text
 
 
 def _mask(text: str) -> str:
