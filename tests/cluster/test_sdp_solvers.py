@@ -238,3 +238,18 @@ def test_conic_solver_that_is_not_there() -> None:
     pytest.importorskip("cvxpy")
     with pytest.raises(TunesmithError, match="NOSUCH could not solve the program"):
         solve_cvxpy(-0.5 * distances(FOUR)[None], 2, conic="NOSUCH")
+
+
+def test_a_decomposition_that_lapack_gives_up_on_is_done_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MRRR ends with an internal error on some spectra; it happened with embeddings of 384 columns."""
+    from tunesmith.cluster.sdp import _psd
+
+    W = np.random.default_rng(0).standard_normal((200, 200))
+    W = W + W.T
+    expected = _psd.PositivePart()(W, 1e-9)
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise np.linalg.LinAlgError("Internal Error.")
+
+    monkeypatch.setattr(_psd, "eigh", refuse)
+    np.testing.assert_allclose(_psd.PositivePart()(W, 1e-9), expected, atol=1e-9)

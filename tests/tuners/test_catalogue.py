@@ -217,6 +217,7 @@ def test_sizes_are_counted_without_weights(base: Any) -> None:
     for key in ("lora", "ia3", "ln_tuning", "lokr", "vera"):
         counted = sum(p.numel() for p in tuned(base, key).parameters() if p.requires_grad)
         assert (sizes[key].trained, sizes[key].total) == (counted, base.num_parameters()), key
+    assert sizes["trainable_tokens"].trained == 20 * WIDTH
     refused = size_of(get("c3a"), CONFIG)
     assert refused.trained is None
     assert "block size should be a factor" in refused.why_not

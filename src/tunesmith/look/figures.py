@@ -12,7 +12,7 @@ from tunesmith.recipe.report.style import INK, MUTED, PAPER, POOL, arm_colours, 
 
 __all__ = ["cluster_map", "lengths"]
 
-MAX_DOTS = 4_000  # about 130 kB of SVG
+MAX_DOTS = 4_000  # more are not seen at this size
 LABELLED = 12
 
 

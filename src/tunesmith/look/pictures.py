@@ -18,7 +18,7 @@ from tunesmith.core.files import hash_file
 __all__ = ["ImageFacts", "image_vectors", "preview", "read_images", "thumbnails"]
 
 _SIDE = 16
-_PREVIEW = 96  # pixels; about 3 kB as JPEG
+_PREVIEW = 96  # pixels of the longer side
 
 
 @dataclass

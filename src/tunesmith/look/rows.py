@@ -21,7 +21,9 @@ Place = Callable[
     [int], dict[str, Any]
 ]  # how a row is named and quoted: {"row": 12, "source": "a.jsonl", "text": …}
 
-EMBEDDED_BY_MINILM = 5_000  # texts; about 150 a second on two cores. Beyond, the encoder's word table alone
+EMBEDDED_BY_MINILM = (
+    5_000  # texts; about 50 of 170 characters a second on one core. Beyond, the encoder's word table alone
+)
 QUOTED = 300  # characters of a row
 SEARCHED = 5_000  # characters of it in which secrets are looked for: blotting out shortens
 

@@ -15,7 +15,7 @@ __all__ = ["Structure", "find_outliers", "structure_of"]
 Rows = NDArray[np.int64]
 
 SAMPLE = (
-    10_000  # rows among which neighbours are looked for: 384 columns x 10^5 rows take about 10 s on one core
+    10_000  # rows among which neighbours are looked for: 384 columns x 10^5 rows take about 13 s on one core
 )
 NEIGHBOUR = 5  # the distance to the fifth neighbour survives small groups of copies
 FENCE = 3.0  # Tukey's "far out": so many interquartile ranges above the third quartile

@@ -67,7 +67,12 @@ class PositivePart:
             values, vectors = np.linalg.eigh(W)
         else:
             above = (min(2 * _NEAR * self._low, 0.0), np.inf)
-            values, vectors = eigh(W, subset_by_value=above, check_finite=False)
+            try:
+                values, vectors = eigh(W, subset_by_value=above, check_finite=False)
+            except (
+                np.linalg.LinAlgError
+            ):  # MRRR gives up on some clustered spectra; divide and conquer does not
+                values, vectors = np.linalg.eigh(W)
         first = int(np.searchsorted(values, 0, side="right"))
         if self._rest <= 1:
             self._keep(values, vectors)

@@ -75,7 +75,7 @@ def greedy_minhash(
 
         Time O(words), about 10 seconds per million words, and memory O(k) for k kept rows, about 2 KB each,
         as long as few rows resemble one another below the threshold; each such pair costs a comparison of
-        signatures (some 50 ns), and of sets (1 µs) where these are within five standard deviations.
+        signatures, many at a time, and one of sets where the estimate is within five standard deviations.
 
     Raises:
         ParameterError: a parameter outside its range.

@@ -19,6 +19,7 @@ _NEEDED: dict[str, dict[str, Any]] = {
     "prefix_tuning": {"num_virtual_tokens": 20},
     "multitask_prompt_tuning": {"num_virtual_tokens": 20, "num_tasks": 1},
     "cartridge": {"num_virtual_tokens": 20},
+    "trainable_tokens": {"token_indices": list(range(20))},
     "adaption_prompt": {"adapter_len": 10, "adapter_layers": 1},
     "cpt": {"cpt_token_ids": [0] * 20, "cpt_mask": [1] * 20, "cpt_tokens_type_mask": [1] * 20},
 }
@@ -50,8 +51,8 @@ def size_of(entry: MethodEntry, config: Any, **parameters: Any) -> Size:
         **parameters: of the method, beside the defaults.
 
     Returns:
-        The count, or the reason that PEFT gave against it. Time: a second per billion weights; memory: none for the
-        base model, the adapter's own weights at most.
+        The count, or the reason that PEFT gave against it. Time: 0.1 to 1.4 s for a model of 30 blocks, whatever
+        their width; memory: none for the base model, the adapter's own weights at most.
     """
     import torch
     from peft import get_peft_model
