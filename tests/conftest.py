@@ -130,3 +130,19 @@ def chat_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     server = Server()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_transformer() -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """``tiny_transformer(kind, dtype=torch.float32) -> (model, inputs)``; kinds in `_tiny_transformers.KINDS`."""
+    from _tiny_transformers import build
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def output_of() -> Callable[[Any], Any]:
+    """``output_of(model(**inputs))``: the tensor that stands for a model's output."""
+    from _tiny_transformers import output_of
+
+    return output_of

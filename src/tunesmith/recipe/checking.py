@@ -182,9 +182,9 @@ def parameters_of(family: str, name: str) -> Parameters:
 def _tuner_fields(name: str) -> frozenset[str]:
     if name == "full":
         return frozenset()
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    from tunesmith.tuners.registration import config_of
 
-    configs = {str(kind.value).lower(): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    configs = config_of()
     if name not in configs:
         raise UnknownNameError("tuner", name, [*configs, "full"])
     return frozenset(field.name for field in dataclasses.fields(configs[name]) if field.init)

@@ -4,9 +4,18 @@ from typing import TYPE_CHECKING
 
 from tunesmith.core.lazy import lazy_exports
 
-__all__ = ["check_target_modules", "peft_config", "tuner_names"]
+__all__ = ["check_target_modules", "peft_config", "register", "tuner_names"]
 
 if TYPE_CHECKING:
     from tunesmith.tuners.config import check_target_modules, peft_config, tuner_names
+    from tunesmith.tuners.registration import register
 else:
-    __getattr__, __dir__ = lazy_exports(__name__, dict.fromkeys(__all__, "config"))
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "check_target_modules": "config",
+            "peft_config": "config",
+            "register": "registration",
+            "tuner_names": "config",
+        },
+    )

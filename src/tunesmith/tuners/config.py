@@ -1,4 +1,4 @@
-"""Build any PEFT config by the lower-case name of its type, and check it against a model before training.
+"""Build any PEFT config, PEFT's own or ours, by the lower-case name of its type, and check it before training.
 
 PEFT ignores a misspelt target module as long as another one matches, and says only "target modules not
 found" when none does (huggingface/peft issues 1959 and 1206). Here each entry must match, and the error lists
@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 from tunesmith.core.errors import ConfigError, ParameterError, UnknownNameError, nearest
+from tunesmith.tuners.registration import config_of
 
 __all__ = ["check_target_modules", "peft_config", "tuner_names"]
 
@@ -19,10 +20,8 @@ ALL_LINEAR = "all-linear"
 
 
 def tuner_names() -> list[str]:
-    """Return the names that `peft_config` takes, sorted: every method that the installed PEFT registers."""
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
-    return sorted(str(kind.value).lower() for kind in PEFT_TYPE_TO_CONFIG_MAPPING)
+    """Return the names that `peft_config` takes, sorted: every method of the installed PEFT, and ours."""
+    return sorted(config_of())
 
 
 def peft_config(type: str = "lora", /, **parameters: Any) -> Any:
@@ -45,9 +44,7 @@ def peft_config(type: str = "lora", /, **parameters: Any) -> Any:
         ParameterError: the method's config has no such field.
         ConfigError: the config refuses the values.
     """
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
-    table = {str(kind.value).lower(): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    table = config_of()
     if type not in table:
         raise UnknownNameError("tuner", type, [*table, "full"])
     config = table[type]
@@ -68,6 +65,8 @@ def peft_config(type: str = "lora", /, **parameters: Any) -> Any:
             defaults["lora_alpha"] = 2 * rank
     try:
         return config(**{**defaults, **parameters})
+    except ParameterError:  # one of ours: says it better
+        raise
     except (TypeError, ValueError, KeyError) as error:
         raise ConfigError(f"The tuner '{type}' refuses its parameters: {error}") from error
 
