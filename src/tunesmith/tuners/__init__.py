@@ -4,15 +4,27 @@ from typing import TYPE_CHECKING
 
 from tunesmith.core.lazy import lazy_exports
 
-__all__ = ["check_target_modules", "peft_config", "register", "tuner_names"]
+__all__ = [
+    "HalfFineTuning",
+    "check_target_modules",
+    "half_reset",
+    "peft_config",
+    "register",
+    "select_half",
+    "tuner_names",
+]
 
 if TYPE_CHECKING:
     from tunesmith.tuners.config import check_target_modules, peft_config, tuner_names
+    from tunesmith.tuners.hft import HalfFineTuning, half_reset, select_half
     from tunesmith.tuners.registration import register
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
+            "HalfFineTuning": "hft",
+            "half_reset": "hft",
+            "select_half": "hft",
             "check_target_modules": "config",
             "peft_config": "config",
             "register": "registration",
