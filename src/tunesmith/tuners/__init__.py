@@ -6,6 +6,7 @@ from tunesmith.core.lazy import lazy_exports
 
 __all__ = [
     "HalfFineTuning",
+    "IAAConfig",
     "check_target_modules",
     "half_reset",
     "peft_config",
@@ -17,12 +18,14 @@ __all__ = [
 if TYPE_CHECKING:
     from tunesmith.tuners.config import check_target_modules, peft_config, tuner_names
     from tunesmith.tuners.hft import HalfFineTuning, half_reset, select_half
+    from tunesmith.tuners.iaa import IAAConfig
     from tunesmith.tuners.registration import register
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
             "HalfFineTuning": "hft",
+            "IAAConfig": "iaa",
             "half_reset": "hft",
             "select_half": "hft",
             "check_target_modules": "config",
