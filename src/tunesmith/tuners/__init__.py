@@ -6,12 +6,16 @@ from tunesmith.core.lazy import lazy_exports
 
 __all__ = [
     "HalfFineTuning",
+    "HeadSelection",
     "IAAConfig",
+    "LofitConfig",
     "check_target_modules",
     "half_reset",
+    "head_importance",
     "peft_config",
     "register",
     "select_half",
+    "select_heads",
     "tuner_names",
 ]
 
@@ -19,13 +23,18 @@ if TYPE_CHECKING:
     from tunesmith.tuners.config import check_target_modules, peft_config, tuner_names
     from tunesmith.tuners.hft import HalfFineTuning, half_reset, select_half
     from tunesmith.tuners.iaa import IAAConfig
+    from tunesmith.tuners.lofit import HeadSelection, LofitConfig, head_importance, select_heads
     from tunesmith.tuners.registration import register
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
             "HalfFineTuning": "hft",
+            "HeadSelection": "lofit",
             "IAAConfig": "iaa",
+            "LofitConfig": "lofit",
+            "head_importance": "lofit",
+            "select_heads": "lofit",
             "half_reset": "hft",
             "select_half": "hft",
             "check_target_modules": "config",
