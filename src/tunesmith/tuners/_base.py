@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from peft import PeftConfig
+from peft import PeftConfig, PeftType
 
 from tunesmith.core.errors import ParameterError
 from tunesmith.tuners.registration import type_of
@@ -49,7 +49,8 @@ class TunerConfig(PeftConfig):
     def __post_init__(self) -> None:
         """Set the type, and turn lists of names into sets, as PEFT's own configs do."""
         super().__post_init__()
-        self.peft_type = type_of(self.tuner_name)
+        # The member and not its text: transformers' own adapter loading asks it for ``value``.
+        self.peft_type = PeftType(type_of(self.tuner_name))
         for name in ("target_modules", "exclude_modules"):
             if isinstance(getattr(self, name), list):
                 setattr(self, name, set(getattr(self, name)))

@@ -170,7 +170,10 @@ def _found_by_structure(model: Any, config: Any) -> dict[str, Site]:
 
 
 def _found_by_pattern(model: Any, config: Any) -> dict[str, Site]:
-    """Take every item of the lists with the given name for a block, in models whose parts have unusual names."""
+    """Take every item of the lists with the given name for a block, and its last linear layer for the one that ends it.
+
+    For models whose parts have unusual names.
+    """
     patterns = [config.layers_pattern] if isinstance(config.layers_pattern, str) else config.layers_pattern
     sites = {}
     lists = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.ModuleList)}
@@ -182,10 +185,12 @@ def _found_by_pattern(model: Any, config: Any) -> dict[str, Site]:
                 inner = [(n, m) for n, m in block.named_modules() if ".iaa" not in f".{n}"]
             else:
                 inner = list(block.named_modules())
-            linears = {f"{name}.{i}.{n}": (m, None) for n, m in inner if n and is_linear(m)}
-            if linears:
-                width = linear_shape(list(linears.values())[-1][0])[1]
-                sites[f"{name}.{i}"] = Site(block, list(stack), i, width, dict(linears), [], None)
+            found = {f"{name}.{i}.{n}": m for n, m in inner if n and is_linear(m)}
+            if found:
+                last = list(found)[-1]
+                linears = {n: (m, "down" if n == last else None) for n, m in found.items()}
+                width = linear_shape(found[last])[1]
+                sites[f"{name}.{i}"] = Site(block, list(stack), i, width, linears, [], None)
     if not sites or config.variant == "sublayer":
         raise ParameterError(
             "layers_pattern",
