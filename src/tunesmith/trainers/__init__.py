@@ -5,15 +5,19 @@ from typing import TYPE_CHECKING
 from tunesmith.core.lazy import lazy_exports
 
 __all__ = [
+    "EditResult",
+    "EditSession",
     "OnlineSelection",
     "OnlineSelectionMixin",
     "SFTResult",
+    "edit",
     "load_tuned",
     "save_tuned",
     "train_sft",
 ]
 
 if TYPE_CHECKING:
+    from tunesmith.trainers.editing import EditResult, EditSession, edit
     from tunesmith.trainers.online import OnlineSelection, OnlineSelectionMixin
     from tunesmith.trainers.saving import load_tuned, save_tuned
     from tunesmith.trainers.sft import SFTResult, train_sft
@@ -21,6 +25,9 @@ else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
+            "EditResult": "editing",
+            "EditSession": "editing",
+            "edit": "editing",
             "OnlineSelection": "online",
             "OnlineSelectionMixin": "online",
             "SFTResult": "sft",

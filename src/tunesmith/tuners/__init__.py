@@ -8,11 +8,13 @@ __all__ = [
     "HalfFineTuning",
     "HeadSelection",
     "IAAConfig",
+    "LocFTConfig",
     "LofitConfig",
     "check_target_modules",
     "half_reset",
     "head_importance",
     "peft_config",
+    "proportional_layer",
     "register",
     "select_half",
     "select_heads",
@@ -23,12 +25,15 @@ if TYPE_CHECKING:
     from tunesmith.tuners.config import check_target_modules, peft_config, tuner_names
     from tunesmith.tuners.hft import HalfFineTuning, half_reset, select_half
     from tunesmith.tuners.iaa import IAAConfig
+    from tunesmith.tuners.locft import LocFTConfig, proportional_layer
     from tunesmith.tuners.lofit import HeadSelection, LofitConfig, head_importance, select_heads
     from tunesmith.tuners.registration import register
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
+            "LocFTConfig": "locft",
+            "proportional_layer": "locft",
             "HalfFineTuning": "hft",
             "HeadSelection": "lofit",
             "IAAConfig": "iaa",
