@@ -7,6 +7,8 @@ from tunesmith.core.lazy import lazy_exports
 __all__ = [
     "EditResult",
     "EditSession",
+    "LotteryTicket",
+    "LotteryTicketMixin",
     "OnlineSelection",
     "OnlineSelectionMixin",
     "SFTResult",
@@ -18,6 +20,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from tunesmith.trainers.editing import EditResult, EditSession, edit
+    from tunesmith.trainers.lottery import LotteryTicket, LotteryTicketMixin
     from tunesmith.trainers.online import OnlineSelection, OnlineSelectionMixin
     from tunesmith.trainers.saving import load_tuned, save_tuned
     from tunesmith.trainers.sft import SFTResult, train_sft
@@ -28,6 +31,8 @@ else:
             "EditResult": "editing",
             "EditSession": "editing",
             "edit": "editing",
+            "LotteryTicket": "lottery",
+            "LotteryTicketMixin": "lottery",
             "OnlineSelection": "online",
             "OnlineSelectionMixin": "online",
             "SFTResult": "sft",

@@ -10,7 +10,9 @@ __all__ = [
     "IAAConfig",
     "LocFTConfig",
     "LofitConfig",
+    "SparseDelta",
     "check_target_modules",
+    "global_top_k",
     "half_reset",
     "head_importance",
     "peft_config",
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from tunesmith.tuners.locft import LocFTConfig, proportional_layer
     from tunesmith.tuners.lofit import HeadSelection, LofitConfig, head_importance, select_heads
     from tunesmith.tuners.registration import register
+    from tunesmith.tuners.sparse import SparseDelta, global_top_k
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
@@ -42,6 +45,8 @@ else:
             "select_heads": "lofit",
             "half_reset": "hft",
             "select_half": "hft",
+            "SparseDelta": "sparse",
+            "global_top_k": "sparse",
             "check_target_modules": "config",
             "peft_config": "config",
             "register": "registration",
