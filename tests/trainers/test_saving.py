@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tunesmith.core.errors import MissingModelError, TrainingError
+from tunesmith.engine.logits import fixed_batch, logits_of
 from tunesmith.engine.models import load_model
 from tunesmith.trainers import load_tuned, save_tuned
-from tunesmith.trainers.saving import fixed_batch, logits_of
 
 
 def tuned(folder, **options):

@@ -18,6 +18,7 @@ import torch
 
 from tunesmith.core.errors import ParameterError, TrainingError
 from tunesmith.core.files import atomic_dir
+from tunesmith.engine.logits import logits_of
 from tunesmith.engine.models import load_model
 
 __all__ = ["MergeReport", "merge_adapter"]
@@ -90,13 +91,13 @@ def merge_adapter(
     dtype = model.get_base_model().dtype
     name = str(dtype).removeprefix("torch.")
     model = model.float().eval()
-    before = _logits(model, ids)
+    before = logits_of(model, ids)
     was_tied = bool(model.config.get_text_config().tie_word_embeddings)
     _untie_if_touched(model)
     merged = model.merge_and_unload(safe_merge=True)
     _record_tying(merged)
     untied = was_tied and not merged.config.get_text_config().tie_word_embeddings
-    after = _logits(merged, ids)
+    after = logits_of(merged, ids)
     scale = float(before.abs().max())
     apart = float((before - after).abs().max())
     if not apart <= TOLERANCE["float32"] * max(1.0, scale):
@@ -108,7 +109,7 @@ def merge_adapter(
         merged.to(dtype).save_pretrained(partial)
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
-        reloaded = _logits(load_model(str(partial), dtype=name, device=str(ids.device)), ids)
+        reloaded = logits_of(load_model(str(partial), dtype=name, device=str(ids.device)), ids)
         read = float((after - reloaded).abs().max())
         if not read <= TOLERANCE[name] * max(1.0, scale):
             raise TrainingError(
@@ -117,12 +118,6 @@ def merge_adapter(
                 f"(largest logit {scale:.3g}). Nothing was written; merge from a float32 base."
             )
     return MergeReport(apart, read, scale, name, untied)
-
-
-def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    with torch.inference_mode():
-        logits: torch.Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
-    return logits
 
 
 def _untie_if_touched(model: Any) -> None:

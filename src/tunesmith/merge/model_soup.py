@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.core.errors import DataError, ParameterError
-from tunesmith.merge.weights import Source, check_equal, open_source, write_like
+from tunesmith.merge.checking import MergeCheck, checker
+from tunesmith.merge.weights import Source, check_equal, open_source, state_of, wide, write_like
 
 __all__ = ["Soup", "soup"]
 
@@ -39,6 +40,7 @@ class Soup:
         trace: for ``greedy`` and ``maximum`` one dictionary per step: ``member``, ``score`` (alone),
             ``soup`` (score with it, greedy only) and ``accepted``.
         output: folder that was written, or ``None``.
+        check: what the comparison of parts, average and reloaded model gave, where language models were written.
     """
 
     state_dict: dict[str, Any]
@@ -46,6 +48,7 @@ class Soup:
     weights: list[float]
     trace: list[dict[str, Any]] = field(default_factory=list)
     output: Path | None = None
+    check: MergeCheck | None = None
 
 
 def soup(
@@ -89,6 +92,7 @@ def soup(
         ParameterError: a parameter is out of range, or ``score`` is missing or gives a number that is not
             finite.
         DataError: names, shapes, types or integer buffers differ between models; the tensor is named.
+        TrainingError: what was written does not read back as the same model; nothing is left.
     """
     _check(models, weights, method, score, members, margin, output)
     with contextlib.ExitStack() as stack:
@@ -108,9 +112,12 @@ def soup(
         shares = [w / total for w in shares]
         mean = dict(zip(chosen, shares, strict=True))
         if output is not None:
-            folder = write_like(Path(models[0]), Path(output), lambda name: _average(sources, name, mean))
-            return Soup({}, chosen, shares, trace, folder)
-        state = _state(sources[0], lambda name: _average(sources, name, mean))
+            check = checker([models[i] for i in chosen])
+            folder = write_like(
+                Path(models[0]), Path(output), lambda name: _average(sources, name, mean), check
+            )
+            return Soup({}, chosen, shares, trace, folder, check.result)
+        state = state_of(sources[0], lambda name: _average(sources, name, mean))
     if into is not None:
         into.load_state_dict(state)
     return Soup(state, chosen, shares, trace)
@@ -171,7 +178,7 @@ def _choose(
     sources: list[Source], judge: _Judge, method: str, members: int | None, margin: float
 ) -> tuple[list[int], list[dict[str, Any]]]:
     """Return the members that `maximum` or `greedy` keep, and what was scored on the way."""
-    alone = [judge(_state(source, source.tensor)) for source in sources]
+    alone = [judge(state_of(source, source.tensor)) for source in sources]
     order = sorted(range(len(alone)), key=lambda i: -alone[i])  # stable: ties in the order given
     trace: list[dict[str, Any]] = [{"member": i, "score": alone[i], "accepted": False} for i in order]
     if method == "maximum":
@@ -182,8 +189,8 @@ def _choose(
     trace[0].update(accepted=True, soup=best)
     for i, step in zip(order[1:], trace[1:], strict=True):
         source = sources[i]
-        trial = {n: m + (_wide(source.tensor(n)) - m) / (len(pool) + 1) for n, m in mean.items()}
-        step["soup"] = judge(_state(source, partial(_narrow, trial, source)))
+        trial = {n: m + (wide(source.tensor(n)) - m) / (len(pool) + 1) for n, m in mean.items()}
+        step["soup"] = judge(state_of(source, partial(_narrow, trial, source)))
         if step["soup"] >= best + margin:
             step["accepted"], best, mean = True, step["soup"], trial
             pool.append(i)
@@ -192,19 +199,12 @@ def _choose(
 
 def _wide_state(source: Source) -> dict[str, Any]:
     names = [name for name in source.names if name == source.tied.get(name, name)]
-    return {name: _wide(source.tensor(name)) for name in names if source.tensor(name).is_floating_point()}
+    return {name: wide(source.tensor(name)) for name in names if source.tensor(name).is_floating_point()}
 
 
 def _narrow(mean: dict[str, Any], source: Source, name: str) -> Any:
     tensor = source.tensor(name)
     return mean[name].to(tensor.dtype) if name in mean else tensor
-
-
-def _wide(tensor: Any) -> Any:
-    """Return the tensor in the type in which means are taken."""
-    import torch
-
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _average(sources: list[Source], name: str, shares: dict[int, float]) -> Any:
@@ -213,19 +213,10 @@ def _average(sources: list[Source], name: str, shares: dict[int, float]) -> Any:
     first = sources[members[0]].tensor(name)
     if not first.is_floating_point() or len(members) == 1:
         return first.detach().clone()
-    total = _wide(first) * shares[members[0]]
+    total = wide(first) * shares[members[0]]
     for i in members[1:]:
-        total += _wide(sources[i].tensor(name)) * shares[i]
+        total += wide(sources[i].tensor(name)) * shares[i]
     return total.detach().to(first.dtype)
-
-
-def _state(source: Source, tensor: Callable[[str], Any]) -> dict[str, Any]:
-    """Return a state dictionary in which tied names hold one tensor, computed once."""
-    state: dict[str, Any] = {}
-    for name in source.names:
-        first = source.tied.get(name, name)
-        state[name] = state[first] if first in state else tensor(name)
-    return state
 
 
 def _refuse_lora_factors(sources: list[Source]) -> None:

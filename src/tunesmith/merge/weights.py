@@ -13,7 +13,7 @@ from typing import Any
 from tunesmith.core.errors import DataError, ParameterError
 from tunesmith.core.files import atomic_dir, read_json
 
-__all__ = ["Source", "check_equal", "open_source", "write_like"]
+__all__ = ["Source", "check_equal", "files_of", "open_source", "state_of", "wide", "write_like"]
 
 INDEX = "model.safetensors.index.json"
 
@@ -144,10 +144,29 @@ def check_equal(sources: list[Source]) -> None:
                 )
 
 
-def write_like(first: Path, output: Path, tensor: Callable[[str], Any]) -> Path:
+def wide(tensor: Any) -> Any:
+    """Return the tensor in the type in which weights are summed: float64 stays, all else becomes float32."""
+    import torch
+
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def state_of(source: Source, tensor: Callable[[str], Any]) -> dict[str, Any]:
+    """Return a state dictionary in which tied names hold one tensor, computed once."""
+    state: dict[str, Any] = {}
+    for name in source.names:
+        first = source.tied.get(name, name)
+        state[name] = state[first] if first in state else tensor(name)
+    return state
+
+
+def write_like(
+    first: Path, output: Path, tensor: Callable[[str], Any], check: Callable[[Path], None] | None = None
+) -> Path:
     """Write ``tensor(name)`` for each name of the model at ``first``, in files laid out as its own.
 
-    Files other than weights (configuration, tokenizer) are copied. At most one shard is held in memory.
+    Files other than weights (configuration, tokenizer) are copied. At most one shard is held in memory. ``check`` is
+    called with the whole folder before it gets its name; what it raises leaves nothing behind.
     """
     from safetensors import safe_open
     from safetensors.torch import save_file
@@ -163,4 +182,6 @@ def write_like(first: Path, output: Path, tensor: Callable[[str], Any]) -> Path:
             for file in first.iterdir():
                 if file.is_file() and file.suffix not in (".safetensors", ".bin", ".pt", ".pth"):
                     shutil.copyfile(file, folder / file.name)
+        if check is not None:
+            check(Path(folder))
     return output

@@ -17,10 +17,11 @@ import torch
 
 from tunesmith.core.errors import MissingModelError, TrainingError
 from tunesmith.core.files import atomic_dir, read_json
+from tunesmith.engine.logits import fixed_batch, logits_of
 from tunesmith.engine.models import load_model
 from tunesmith.engine.silence import quiet
 
-__all__ = ["fixed_batch", "load_tuned", "logits_of", "save_tuned"]
+__all__ = ["load_tuned", "save_tuned"]
 
 TOLERANCE = 1e-5
 """Greatest difference of logits after a save, relative to the largest logit: the same weights lie elsewhere
@@ -81,6 +82,9 @@ def load_tuned(folder: str | Path, base: str | Callable[[], Any], dtype: str = "
     if (path / "adapter_config.json").exists():
         from peft import PeftModel
 
+        from tunesmith.tuners import register
+
+        register()
         model = load_model(base, dtype=dtype) if isinstance(base, str) else base()
         with quiet(python_warnings=True):  # PEFT asks for an attribute that transformers has renamed
             return PeftModel.from_pretrained(model, str(path)).eval()
@@ -90,22 +94,6 @@ def load_tuned(folder: str | Path, base: str | Callable[[], Any], dtype: str = "
             "Give a folder that save_tuned wrote."
         )
     return load_model(str(path), dtype=read_json(path / "config.json").get("dtype") or dtype)
-
-
-def fixed_batch(model: Any) -> torch.Tensor:
-    """Return two rows of 16 ids spread over the vocabulary, the same for each model of a vocabulary size."""
-    size = model.get_input_embeddings().weight.shape[0]
-    return (torch.arange(32) * 7919 % size).reshape(2, 16).to(model.device)
-
-
-def logits_of(model: Any, batch: torch.Tensor) -> torch.Tensor:
-    """Return the logits of a batch in float32, in evaluation mode."""
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
-        logits: torch.Tensor = model(input_ids=batch, attention_mask=torch.ones_like(batch)).logits.float()
-    model.train(was_training)
-    return logits
 
 
 @contextmanager
