@@ -57,9 +57,30 @@ def _lofit(kind: str) -> Any:
     return LofitConfig(init_std=0.0)
 
 
+def _iaa(kind: str) -> Any:
+    from tunesmith.tuners import IAAConfig
+
+    return IAAConfig(variant="chain", r_host=2, r_aside=2)
+
+
+def _iaa_sublayer(kind: str) -> Any:
+    from tunesmith.tuners import IAAConfig
+
+    return IAAConfig(variant="sublayer", host="lora", r_host=2, r_aside=2, layer_norm=True)
+
+
+_IAA: dict[str, Any] = {
+    "prefix": "iaa_",
+    "merges": False,
+    "unmerged_message": "beside layers that are not linear",
+    "wraps_quantized": True,
+    "unknown_message": "'q_porj' matches none",
+}
 ROWS = [
     Row("lora", _lora, "lora_", lora=2, wraps_quantized=True),
     Row("lofit", _lofit, "lofit_", wraps_quantized=True, unknown_message="'q_porj' matches none"),
+    Row("iaa-chain", _iaa, **_IAA),
+    Row("iaa-sublayer", _iaa_sublayer, **_IAA),
 ]
 CASES = [pytest.param(row, kind, id=f"{row.name}-{kind}") for row in ROWS for kind in row.kinds]
 LANGUAGE = [

@@ -312,3 +312,21 @@ def test_unusual_blocks_are_found_by_the_name_of_their_list(variant: str) -> Non
     tuned(x).sum().backward()
     assert all(p.grad.any() for n, p in tuned.named_parameters() if n in names)
     assert torch.equal(tuned.unload()(x), base)
+
+
+@pytest.mark.parametrize("variant", ["layer", "chain"])
+def test_mpnet_needs_the_name_of_its_list_alone(output_of: Any, variant: str) -> None:
+    from transformers import MPNetConfig, MPNetModel
+
+    small = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = MPNetModel(MPNetConfig(vocab_size=30, **small)).eval()
+    inputs = {"input_ids": torch.tensor([[3, 4, 5, 1]]), "attention_mask": torch.tensor([[1, 1, 1, 0]])}
+    base = output_of(model(**inputs))
+    config = IAAConfig(variant=variant, layers_pattern="layer", r_host=2, r_aside=2, init_weights=False)
+    tuned = get_peft_model(model, config)
+    hosts = {
+        n.split(".iaa.")[0] for n, p in tuned.named_parameters() if p.requires_grad and ".output.dense" in n
+    }
+    assert hosts == {f"base_model.model.encoder.layer.{i}.output.dense" for i in range(2)}
+    assert not torch.equal(output_of(tuned(**inputs)), base)
+    assert torch.equal(output_of(tuned.unload()(**inputs)), base)
