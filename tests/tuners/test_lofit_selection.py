@@ -16,7 +16,14 @@ from peft import get_peft_model
 
 from _tiny_transformers import build
 from tunesmith.core.errors import ParameterError, TrainingError
-from tunesmith.tuners.lofit import HeadSelection, LofitConfig, LofitLayer, head_importance, select_heads
+from tunesmith.tuners.lofit import (
+    HeadSelection,
+    LofitConfig,
+    LofitLayer,
+    head_importance,
+    select_heads,
+    with_heads,
+)
 from tunesmith.tuners.lofit.heads import head_scores, noise_level, rank_heads, sparsity
 
 GOLDEN = {
@@ -114,6 +121,25 @@ def test_a_head_that_alone_matters_comes_first() -> None:
     # the penalty pulls every other entry back to 0 but for the last, small steps
     others = [s for pair, s in np.ndenumerate(found.scores) if pair != (1, 2)]
     assert found.scores[1, 2] > 5 * max(others)
+
+
+def test_a_config_may_ask_for_heads_to_be_chosen() -> None:
+    model, _ = build("llama")
+    config = LofitConfig(k=0.5, l1=1e-2, layers_to_transform=[1], init_std=0.0, seed=3)
+    with pytest.raises(
+        ParameterError, match=r"chosen before: with_heads\(model, config, data\) does so for k=0\.5"
+    ):
+        get_peft_model(model, config)
+    chosen = with_heads(model, config, batches(), epochs=2)
+    expected = select_heads(
+        model, batches(), 2, epochs=2, l1=1e-2, layers_to_transform=[1], init_std=0.0, seed=3
+    )
+    assert chosen.heads == [list(pair) for pair in expected.heads]
+    assert (chosen.k, chosen.init_std, chosen.seed) == (0.5, 0.0, 3)
+    assert config.heads is None
+    assert with_heads(model, chosen, []) is chosen
+    assert with_heads(model, every := LofitConfig(), []) is every
+    get_peft_model(model, chosen)
 
 
 def test_layers_left_out_have_no_score() -> None:

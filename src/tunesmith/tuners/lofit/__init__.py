@@ -6,9 +6,17 @@ Yin, Ye, Durrett: "LoFiT: Localized Fine-tuning on LLM Representations", NeurIPS
 from tunesmith.tuners.lofit.config import LofitConfig
 from tunesmith.tuners.lofit.layer import LofitLayer
 from tunesmith.tuners.lofit.model import LofitModel
-from tunesmith.tuners.lofit.selection import HeadSelection, head_importance, select_heads
+from tunesmith.tuners.lofit.selection import HeadSelection, head_importance, select_heads, with_heads
 from tunesmith.tuners.registration import register_tuner
 
-__all__ = ["HeadSelection", "LofitConfig", "LofitLayer", "LofitModel", "head_importance", "select_heads"]
+__all__ = [
+    "HeadSelection",
+    "LofitConfig",
+    "LofitLayer",
+    "LofitModel",
+    "head_importance",
+    "select_heads",
+    "with_heads",
+]
 
 register_tuner("lofit", LofitConfig, LofitModel)

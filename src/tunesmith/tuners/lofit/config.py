@@ -26,6 +26,9 @@ class LofitConfig(TunerConfig):
 
     Attributes:
         heads: ``(layer, head)`` pairs, as `select_heads` returns them; None: every head.
+        k: where ``heads`` is None, choose so many by stage 1 first (an int, or a share of all): done by a caller that
+            has the data, through `with_heads`.
+        l1: weight of the penalty in that stage 1.
         stage: ``"bias"`` or ``"select"``.
         init_std: standard deviation of the initial values; 0 starts from the base model exactly.
         seed: of the initial values, which depend on the layer besides and on no global state.
@@ -42,6 +45,10 @@ class LofitConfig(TunerConfig):
         default=None,
         metadata={"help": "(layer, head) pairs, as select_heads returns them; None: every head."},
     )
+    k: int | float | None = field(
+        default=None, metadata={"help": "Heads to choose by stage 1 before training, a number or a share."}
+    )
+    l1: float = field(default=1e-3, metadata={"help": "Weight of the penalty of that stage 1."})
     stage: str = field(
         default="bias",
         metadata={"help": "'bias': offsets of heads are trained; 'select': scales, to choose heads."},

@@ -48,6 +48,7 @@ class LofitLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._before_merge: dict[str, Any] = {}
+        self._indices: dict[tuple[int, ...], torch.Tensor] = {}
 
     def update_layer(
         self, adapter_name: str, heads: list[int], rows: torch.Tensor, stage: str, active: Any, frozen: bool
@@ -138,11 +139,21 @@ class LofitLayer(nn.Module, BaseTunerLayer):
                 continue
             rows, heads = kept[name], self.lofit_heads[name]
             if heads != list(range(self.n_heads)):
-                index = torch.tensor(heads, device=rows.device)
-                rows = rows.new_zeros(self.n_heads, self.head_dim).index_copy(0, index, rows)
+                rows = rows.new_zeros(self.n_heads, self.head_dim).index_copy(
+                    0, self._index(heads, rows), rows
+                )
             flat = rows.reshape(-1)
             total = flat if total is None else total + flat
         return total
+
+    def _index(self, heads: list[int], rows: torch.Tensor) -> torch.Tensor:
+        """Return ``heads`` as a tensor beside ``rows``; kept, since making it anew would wait for the device."""
+        key = tuple(heads)
+        index = self._indices.get(key)
+        if index is None or index.device != rows.device:
+            with torch.inference_mode(False):  # a tensor made in inference mode cannot serve in training
+                index = self._indices[key] = torch.tensor(heads, device=rows.device)
+        return index
 
     def _project(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         result: torch.Tensor = self.base_layer(x, *args, **kwargs)

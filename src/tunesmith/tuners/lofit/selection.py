@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -20,7 +20,7 @@ from tunesmith.tuners.lofit.heads import head_scores, noise_level, rank_heads, s
 from tunesmith.tuners.lofit.layer import LofitLayer
 from tunesmith.tuners.lofit.sites import by_block
 
-__all__ = ["HeadSelection", "head_importance", "select_heads"]
+__all__ = ["HeadSelection", "head_importance", "select_heads", "with_heads"]
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,26 @@ def select_heads(
             stacklevel=2,
         )
     return found
+
+
+def with_heads(model: Any, config: LofitConfig, data: Iterable[Any], **parameters: Any) -> LofitConfig:
+    """Return ``config`` with ``config.k`` heads chosen on ``data``; ``config`` itself where it has heads or no ``k``.
+
+    Args:
+        model: as for `select_heads`.
+        config: of stage 2.
+        data: as for `select_heads`.
+        **parameters: further ones of `select_heads`.
+
+    Raises:
+        ParameterError: as `select_heads`.
+    """
+    if config.heads is not None or config.k is None:
+        return config
+    kept = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "init_std")
+    fields = {name: getattr(config, name) for name in kept}
+    found = select_heads(model, data, config.k, l1=config.l1, **{"seed": config.seed, **fields, **parameters})
+    return replace(config, heads=[list(pair) for pair in found.heads])
 
 
 def head_importance(model: Any, data: Iterable[Any] | None = None, **parameters: Any) -> np.ndarray[Any, Any]:

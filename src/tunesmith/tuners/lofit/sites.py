@@ -100,6 +100,13 @@ def plan(model: Any, config: LofitConfig) -> list[Site]:
     """
     opened = sites(model, config)
     if config.heads is None:
+        if config.k is not None:
+            raise ParameterError(
+                "heads",
+                config,
+                f"chosen before: with_heads(model, config, data) does so for k={config.k}",
+                None,
+            )
         return opened
     by_layer = {site.layer: site for site in opened}
     chosen: dict[int, list[int]] = {}
