@@ -8,6 +8,7 @@ from _lottery import Lottery, Stop, Watch, build, same, weights
 from safetensors.torch import load_file
 
 from tunesmith.core.errors import TrainingError
+from tunesmith.trainers.lottery import can_continue
 from tunesmith.trainers.lottery.ticket import START
 
 
@@ -55,6 +56,7 @@ def test_interrupted_equals_straight(dtype, tiny_transformer, tmp_path):
         trainer = make(f"run-{number}", stop)
         with pytest.raises(Stop):
             trainer.train()
+        assert can_continue(tmp_path / f"run-{number}")
         torch.rand(7)  # another process has another random state
         trainer = make(f"run-{number}")
         trainer.train(resume_from_checkpoint=True)
@@ -77,6 +79,7 @@ def test_interrupted_equals_straight(dtype, tiny_transformer, tmp_path):
 
 def test_nothing_to_continue(tiny_transformer, tmp_path):
     trainer = build(tiny_transformer("llama")[0], tmp_path, {"dense_steps": 1})
+    assert not can_continue(tmp_path)
     with pytest.raises(TrainingError) as error:
         trainer.train(True)
     assert str(error.value) == f"{tmp_path} holds no lottery-ticket training that could be continued."

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 else:
     _Trainer = object
 
-__all__ = ["LotteryTicketMixin"]
+__all__ = ["LotteryTicketMixin", "can_continue"]
 
 BESIDE = "tunesmith_moving"  # name under which the moving values hang on the model, for optimisers and DDP
 
@@ -304,6 +304,11 @@ class _Follow(TrainerCallback):
         if moving is not None and state.is_world_process_zero:
             path = Path(args.output_dir, f"checkpoint-{state.global_step}", VALUES)
             write_tensors(path, moving.tensors(), {"step": state.global_step})
+
+
+def can_continue(output_dir: str | Path) -> bool:
+    """Say whether ``train(resume_from_checkpoint=True)`` finds a lottery-ticket training in ``output_dir``."""
+    return any(Path(output_dir).glob(f"*-*/{START}"))
 
 
 def _folder(root: Path, place: tuple[str, int]) -> Path:
