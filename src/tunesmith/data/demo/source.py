@@ -14,13 +14,14 @@ from tunesmith.data.demo.function_calls import read_calls
 from tunesmith.data.demo.items import Item
 from tunesmith.data.demo.mess import corrupt, duplicate, off_topic
 from tunesmith.data.demo.reasoning import FAMILIES, make_tasks
+from tunesmith.data.edits import invented_facts
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 __all__ = ["NAMES", "Mix", "load"]
 
-NAMES = ("messy", "test", "validation")
+NAMES = ("messy", "test", "validation", "facts", "facts-rephrased")
 HELD_OUT = {"test": 0.3, "validation": 0.1}
 """Shares of the functions that only the test, and only the validation rows, ask for."""
 TASKS = {"test": 30, "validation": 10}
@@ -42,6 +43,7 @@ class Mix:
             reasoning families.
         test_rows: rows of ``test``.
         validation_rows: rows of ``validation``.
+        facts: invented facts of ``facts``, and of ``facts-rephrased``.
     """
 
     rows: int = 400
@@ -51,17 +53,19 @@ class Mix:
     calls: float = 0.75
     test_rows: int = 100
     validation_rows: int = 40
+    facts: int = 60
 
 
 def load(name: str, seed: int = 0, **options: Any) -> Dataset:
     """Return a demo set as canonical rows.
 
-    The sets are disjoint: a function that the test asks for never occurs in the pool, and no question of a
+    The first three are disjoint: a function that the test asks for never occurs in the pool, and no question of a
     reasoning family is in two sets. Equal seeds and options give equal rows on every machine, given the same
     versions of the two wheels.
 
     Args:
-        name: ``"messy"`` (the pool), ``"test"`` or ``"validation"`` (both clean).
+        name: ``"messy"`` (the pool), ``"test"`` or ``"validation"`` (both clean); ``"facts"`` (facts that no model
+            can know, for editing) or ``"facts-rephrased"`` (the same facts, asked in other words).
         seed: of everything that is drawn.
         **options: attributes of `Mix`.
 
@@ -81,9 +85,22 @@ def load(name: str, seed: int = 0, **options: Any) -> Dataset:
     if name not in NAMES:
         raise UnknownNameError("demo set", name, NAMES)
     mix = _checked(options)
+    if name.startswith("facts"):
+        return Dataset.from_list(_facts(name, seed, mix))
     items = _pool(seed, mix) if name == "messy" else _clean(name, seed, mix)
     rows = [item.row() | {"_row": i, "_source": f"demo:{name}"} for i, item in enumerate(items)]
     return Dataset.from_list(rows)
+
+
+def _facts(name: str, seed: int, mix: Mix) -> list[dict[str, Any]]:
+    column = "rephrase_prompt" if name == "facts-rephrased" else "prompt"
+    rows = []
+    for i, fact in enumerate(invented_facts(mix.facts, child_seed(seed, "demo", "facts") % 2**32)):
+        item = Item(fact[column], fact["target_new"], {}, "invented", "fact")
+        rows.append(
+            {k: v for k, v in item.row().items() if k != "task"} | {"_row": i, "_source": f"demo:{name}"}
+        )
+    return rows
 
 
 def _checked(options: dict[str, Any]) -> Mix:
