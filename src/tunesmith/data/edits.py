@@ -66,8 +66,8 @@ def read_edits(source: Any) -> list[dict[str, str]]:
             raise DataError(
                 "an edit is an object with prompt and target_new.", source=name, row=i, content=row
             )
-        kept = {_ZSRE.get(key, key): value for key, value in row.items()}
-        kept = {key: kept[key] for key in COLUMNS if kept.get(key) is not None}
+        renamed = {_ZSRE.get(str(key), str(key)): value for key, value in row.items()}
+        kept: dict[str, str] = {key: renamed[key] for key in COLUMNS if renamed.get(key) is not None}
         for key in ("prompt", "target_new"):
             if not isinstance(kept.get(key), str) or not kept[key].strip():
                 raise DataError(
