@@ -142,6 +142,17 @@ def test_threads_do_not_share_a_pass(tiny_transformer: Tiny, output_of: Any, var
     assert wrong == []
 
 
+@pytest.mark.parametrize("variant", ["chain", "sublayer"])
+def test_a_compiled_model_is_the_same_at_each_call(
+    tiny_transformer: Tiny, output_of: Any, variant: str
+) -> None:
+    model, inputs = wrapped(tiny_transformer, "bert", variant)
+    other = {k: v.flip(0) for k, v in inputs.items()}
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for batch in (inputs, other, inputs):
+        torch.testing.assert_close(output_of(compiled(**batch)), output_of(model(**batch)))
+
+
 def test_several_adapters_of_several_wirings_add_up(tiny_transformer: Tiny, output_of: Any) -> None:
     model, inputs = wrapped(tiny_transformer, "llama", "chain", "none")
     outputs = {"default": output_of(model(**inputs))}
@@ -189,6 +200,16 @@ def test_blocks_and_hosts_can_be_chosen(tiny_transformer: Tiny) -> None:
     }
 
 
+def test_a_pass_lets_its_tensors_go(tiny_transformer: Tiny) -> None:
+    model, inputs = wrapped(tiny_transformer, "llama", "chain", layers_to_transform=[0])
+    model.add_adapter("other", IAAConfig())
+    blocks = model.base_model.model.model.layers
+    assert blocks[0].iaa.stream is blocks[1].iaa.stream
+    assert blocks[0].iaa.stream.blocks == {0, 1}
+    model(**inputs)
+    assert blocks[0].iaa.stream.now().c == {}
+
+
 def test_transformers_own_methods_add_save_and_load_it(
     tiny_transformer: Tiny, output_of: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -210,7 +231,8 @@ def test_transformers_own_methods_add_save_and_load_it(
 def test_a_second_adapter_built_on_no_device_is_loaded(
     tiny_transformer: Tiny, output_of: Any, tmp_path: Path
 ) -> None:
-    model, inputs = wrapped(tiny_transformer, "llama", "chain", layer_norm=True)
+    targets = {"target_modules": ["o_proj", "down_proj"], "exclude_modules": ["layers.0.self_attn.o_proj"]}
+    model, inputs = wrapped(tiny_transformer, "llama", "chain", layer_norm=True, **targets)
     model.save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(tiny_transformer("llama")[0], str(tmp_path), low_cpu_mem_usage=True)
     assert torch.equal(output_of(again.eval()(**inputs)), output_of(model(**inputs)))

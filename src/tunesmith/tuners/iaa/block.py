@@ -20,19 +20,19 @@ import torch
 from tunesmith.core.errors import ParameterError
 from tunesmith.tuners.iaa.config import IAAConfig
 from tunesmith.tuners.iaa.core import chain_step
-from tunesmith.tuners.iaa.layer import Aside, Host, IAALayer, Scratch, Stream
+from tunesmith.tuners.iaa.layer import Aside, Host, IAALayer, Notes, PerThread, Stream
 
 __all__ = ["attach", "attach_host", "attach_taps", "detach"]
 
 
-def attach(block: Any, name: str, stream: Stream, index: int, n_blocks: int) -> Aside:
+def attach(block: Any, name: str, stream: Stream, index: int) -> Aside:
     """Give ``block`` its aside, or return the one it has."""
     if isinstance(getattr(block, "iaa", None), Aside):
         return block.iaa  # type: ignore[no-any-return]
     kind: Any = type(block)
     _check_instance_forward(block, name)
     first = list(inspect.signature(kind.forward).parameters)[1]
-    aside = Aside(Scratch(), stream, index, n_blocks, first)
+    aside = Aside(PerThread(Notes), stream, index, first)
     aside.train(block.training)
     block.iaa = aside
     block.__class__ = _connected(kind)
@@ -49,7 +49,7 @@ def attach_host(linear: Any, aside: Aside) -> Host:
     """Give a linear layer of the aside's block its host, or return the one it has."""
     if isinstance(getattr(linear, "iaa", None), Host):
         return linear.iaa  # type: ignore[no-any-return]
-    host = Host(aside.scratch)
+    host = Host(aside.notes)
     host.train(linear.training)
     linear.iaa = host
     aside.handles.append(linear.register_forward_hook(_after_host))
@@ -61,8 +61,8 @@ def attach_taps(aside: Aside, attention: Any, first_norm: Any, second_norm: Any)
     hooks = {"attention": (attention, _after_attention), "first": (first_norm, _after_first_norm)}
     hooks["second"] = (second_norm, _after_second_norm)
     for module, hook in hooks.values():
-        if getattr(module, "_iaa_scratch", None) is None:
-            module._iaa_scratch = aside.scratch
+        if getattr(module, "_iaa_notes", None) is None:
+            module._iaa_notes = aside.notes
             aside.handles.append(module.register_forward_hook(hook))
 
 
@@ -73,7 +73,7 @@ def detach(block: Any) -> None:
     for module in list(block.modules()):
         if isinstance(module.__dict__.get("_modules", {}).get("iaa"), IAALayer):
             del module.iaa
-        vars(module).pop("_iaa_scratch", None)
+        vars(module).pop("_iaa_notes", None)
     block.__class__ = block.iaa_kind
     if "_old_forward" in vars(block):
         block._old_forward = types.MethodType(type(block).forward, block)
@@ -119,13 +119,13 @@ def _run(aside: Aside, forward: Any, args: tuple[Any, ...], kwargs: dict[str, An
         return forward(*args, **kwargs)
     chains = aside.having("chain")
     H, states, rest = args[0], args[1 : 1 + len(chains)], args[1 + len(chains) :]
-    scratch = aside.scratch
-    scratch.open(aside, H)
+    notes = aside.notes()
+    notes.open(aside, H)
     try:
         output = forward(H, *rest, **kwargs)
-        U, increments = scratch.U, scratch.increments
+        U, increments = notes.U, notes.increments
     finally:
-        scratch.close()
+        notes.close()
     hidden = output if isinstance(output, torch.Tensor) else output[0]
     result = hidden
     for name in aside.having("layer"):
@@ -139,8 +139,8 @@ def _run(aside: Aside, forward: Any, args: tuple[Any, ...], kwargs: dict[str, An
         delta, c = chain_step(functools.partial(aside.B, adapter=name), c, increments.get(name))
         result = result + delta.to(hidden.dtype)
         after.append(c)
-    scratch.single = isinstance(output, torch.Tensor)
-    if scratch.single:
+    notes.single = isinstance(output, torch.Tensor)
+    if notes.single:
         return (result, *after) if chains else result
     body = (result, *output[1:], *after)
     return body if isinstance(output, tuple) else list(body)
@@ -160,13 +160,13 @@ def _before_block(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         # embeddings the first block has none.
         H = H.detach().requires_grad_()
     states = []
-    stream = aside.stream
     if chains := aside.having("chain"):
-        if aside.index <= stream.last:  # a new pass; the one before may have ended in an error
-            stream.c = {}
-        stream.last = aside.index
+        now = aside.stream.now()
+        if aside.index <= now.last:  # a new pass; the one before may have ended in an error
+            now.clear()
+        now.last = aside.index
         for name in chains:
-            c = stream.c.get(name)
+            c = now.c.get(name)
             states.append(H.to(aside.iaa_down[name].weight.dtype) if c is None else c)
     return (H, *states, *rest), kwargs
 
@@ -174,63 +174,64 @@ def _before_block(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 def _after_block(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     aside = block.iaa
     chains = aside.having("chain")
-    if not chains:
-        return None
-    body, states = output[: -len(chains)], output[-len(chains) :]
-    aside.stream.c.update(zip(chains, states, strict=True))
-    if aside.index == aside.n_blocks - 1:
-        aside.stream.c, aside.stream.last = {}, -1
-    return body[0] if aside.scratch.single else body
+    result = None
+    if chains:
+        body, states = output[: -len(chains)], output[-len(chains) :]
+        aside.stream.now().c.update(zip(chains, states, strict=True))
+        result = body[0] if aside.notes().single else body
+    if aside.index == max(aside.stream.blocks):
+        aside.stream.now().clear()
+    return result
 
 
 def _after_host(linear: Any, args: tuple[Any, ...], output: Any) -> Any:
     return linear.iaa.host(args[0], output)
 
 
-def _beside_attention(scratch: Scratch, hidden: Any) -> Any:
-    aside = scratch.aside
+def _beside_attention(notes: Notes, hidden: Any) -> Any:
+    aside = notes.aside
     assert aside is not None
     for name in aside.having("sublayer"):
-        hidden = hidden + aside.B(scratch.H, name, "iaa_att_").to(hidden.dtype)
+        hidden = hidden + aside.B(notes.H, name, "iaa_att_").to(hidden.dtype)
     return hidden
 
 
-def _watching(module: Any) -> Scratch | None:
-    scratch: Scratch = module._iaa_scratch
-    return scratch if scratch.aside is not None and scratch.aside.having("sublayer") else None
+def _watching(module: Any) -> Notes | None:
+    notes: Notes = module._iaa_notes()
+    return notes if notes.aside is not None and notes.aside.having("sublayer") else None
 
 
 def _after_attention(module: Any, args: tuple[Any, ...], output: Any) -> Any:
-    scratch = _watching(module)
-    if scratch is None:
+    notes = _watching(module)
+    if notes is None:
         return None
-    scratch.attended = output if isinstance(output, torch.Tensor) else output[0]
-    if not scratch.first_norm:  # the first norm comes after attention: added there
+    notes.attended = output if isinstance(output, torch.Tensor) else output[0]
+    if not notes.first_norm:  # the first norm comes after attention: added there
         return None
-    hidden = _beside_attention(scratch, scratch.attended)
+    hidden = _beside_attention(notes, notes.attended)
     return hidden if isinstance(output, torch.Tensor) else type(output)((hidden, *output[1:]))
 
 
 def _after_first_norm(module: Any, args: tuple[Any, ...], output: Any) -> Any:
-    scratch = _watching(module)
-    if scratch is None:
+    notes = _watching(module)
+    if notes is None:
         return None
-    if args[0] is scratch.H:
-        scratch.first_norm = True
+    if args[0] is notes.H:
+        notes.first_norm = True
         return None
-    if args[0] is scratch.attended:
+    if args[0] is notes.attended:
         raise _no_middle("its first norm stands between attention and the residual sum")
-    scratch.U = _beside_attention(scratch, output)
-    return scratch.U
+    notes.U = _beside_attention(notes, output)
+    return notes.U
 
 
 def _after_second_norm(module: Any, args: tuple[Any, ...], output: Any) -> None:
-    scratch = _watching(module)
-    if scratch is None or not scratch.first_norm:
+    notes = _watching(module)
+    if notes is None or not notes.first_norm:
         return
-    if args[0] is scratch.H:
+    if args[0] is notes.H:
         raise _no_middle("attention and feed-forward part read the same input")
-    scratch.U = args[0]
+    notes.U = args[0]
 
 
 def _no_middle(reason: str) -> ParameterError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,50 +17,78 @@ from torch import nn
 from tunesmith.tuners.iaa.config import IAAConfig
 from tunesmith.tuners.iaa.core import NONLINEARITIES, bottleneck
 
-__all__ = ["Aside", "Host", "IAALayer", "Scratch", "Stream"]
+__all__ = ["Aside", "Host", "IAALayer", "Notes", "PerThread", "Stream"]
 
 
-class Stream(threading.local):
-    """The running states c of the forward pass under way through one stack, one per adapter; one pass per thread.
+class PerThread:
+    """One object per thread, as several may run one model, and replicas on other devices do.
 
-    A copied or unpickled model begins with an empty one.
+    torch.compile cannot follow what belongs to a thread; code that it runs shares one object. A copied or unpickled
+    model begins with new ones.
+
+    Args:
+        kind: the objects' class.
     """
 
+    def __init__(self, kind: Callable[[], Any]) -> None:
+        self.kind, self.compiled, self.local = kind, kind(), threading.local()
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.kind,)
+
+    def __call__(self) -> Any:
+        """The object of this thread."""
+        if torch.compiler.is_compiling():
+            return self.compiled
+        if not hasattr(self.local, "object"):
+            self.local.object = self.kind()
+        return self.local.object
+
+
+class Pass:
+    """The running states c of a forward pass through a stack, one per adapter, and the last block it has come to."""
+
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """A pass is over; its tensors are let go."""
         self.c: dict[str, Any] = {}
         self.last = -1
 
-    def __reduce__(self) -> Any:
-        return type(self), ()
+
+class Stream:
+    """What the asides of a stack share: the numbers of the blocks that have one, and the passes under way."""
+
+    def __init__(self) -> None:
+        self.blocks: set[int] = set()
+        self.now = PerThread(Pass)
 
 
-class Scratch(threading.local):
+class Notes:
     """What the parts of a block tell one another while it runs: its input, its middle, what hosts add."""
 
     aside: Aside | None
-    H: Any
-    U: Any
-    attended: Any
-    first_norm: bool
-    increments: dict[str, Any]
     single = True
 
     def __init__(self) -> None:
         self.close()
 
-    def __reduce__(self) -> Any:
-        return type(self), ()
-
     def open(self, aside: Aside, H: Any) -> None:
         """A block begins with the input H (B, T, d)."""
-        self.close()
-        self.aside, self.H = aside, H
+        self.note(aside, H)
 
     def close(self) -> None:
         """The block is through, or failed."""
-        self.aside = self.H = self.U = self.attended = None
+        self.note(None, None)
+
+    def note(self, aside: Aside | None, H: Any) -> None:
+        """Begin anew."""
+        self.aside, self.H = aside, H
+        self.U: Any = None
+        self.attended: Any = None
         self.first_norm = False
-        self.increments = {}
+        self.increments: dict[str, Any] = {}
 
     def add(self, adapter: str, increment: Any) -> None:
         """A host adds ``increment`` to the residual stream."""
@@ -73,13 +102,13 @@ class IAALayer(nn.Module, BaseTunerLayer):
 
     adapter_layer_names: tuple[str, ...] = ("iaa_down", "iaa_up", "iaa_norm")
 
-    def __init__(self, scratch: Scratch) -> None:
+    def __init__(self, notes: PerThread) -> None:
         super().__init__()
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ModuleDict())
         self.merged_adapters: list[str] = []
         self.settings: dict[str, dict[str, Any]] = {}
-        self.scratch = scratch
+        self.notes = notes
 
     @property
     def weight(self) -> Any:
@@ -149,18 +178,18 @@ class Aside(IAALayer):
     """The trainable modules beside one block; a child of the block.
 
     Args:
-        scratch: shared with the hosts of the block.
+        notes: those of the block, shared with its hosts.
         stream: shared by the asides of a stack.
         index: number of the block in its stack.
-        n_blocks: length of the stack.
         first: name of the block's first argument, its hidden states.
     """
 
     adapter_layer_names = (*IAALayer.adapter_layer_names, "iaa_att_down", "iaa_att_up", "iaa_att_norm")
 
-    def __init__(self, scratch: Scratch, stream: Stream, index: int, n_blocks: int, first: str) -> None:
-        super().__init__(scratch)
-        self.stream, self.index, self.n_blocks, self.first = stream, index, n_blocks, first
+    def __init__(self, notes: PerThread, stream: Stream, index: int, first: str) -> None:
+        super().__init__(notes)
+        self.stream, self.index, self.first = stream, index, first
+        stream.blocks.add(index)
         self.handles: list[Any] = []
 
     def update_layer(self, adapter: str, config: IAAConfig, d: int, like: Any) -> None:
@@ -214,6 +243,6 @@ class Host(IAALayer):
             settings = self.settings[name]
             a = self.increment(x if settings["lora"] else output, name, s=settings["scale"])
             if settings["enters"]:
-                self.scratch.add(name, a)
+                self.notes().add(name, a)
             result = result + a.to(output.dtype)
         return result

@@ -89,7 +89,7 @@ class IAAModel(BaseTuner):
         like = next(p for p in site.module.parameters() if p.is_floating_point())
         others = [getattr(block, "iaa", None) for block in site.stack]
         stream = next((aside.stream for aside in others if isinstance(aside, Aside)), None) or Stream()
-        aside = attach(site.module, current_key, stream, site.index, len(site.stack))
+        aside = attach(site.module, current_key, stream, site.index)
         aside.update_layer(adapter_name, peft_config, site.width, like)
         if site.taps is not None:
             attach_taps(aside, *site.taps)
