@@ -219,3 +219,18 @@ def test_sft_and_dpo_trainers_take_a_half_and_the_reference_stays(
     assert moved(model, before) == half.trained
     assert not moved(reference, kept)
     assert {id(p) for p in reference.parameters()}.isdisjoint({id(p) for p in model.parameters()})
+
+
+@pytest.mark.parametrize("kind", ["llama", "llama-tied", "gpt2", "bert", "vit", "clip"])
+def test_half_of_any_transformer_moves(kind: str, tiny_transformer: Any, output_of: Any) -> None:
+    model, inputs = tiny_transformer(kind)
+    before = snapshot(model)
+    half = HalfFineTuning(model)
+    half.new_round()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    output_of(model(**inputs)).pow(2).mean().backward()
+    optimizer.step()
+    assert moved(model, before) <= half.trained
+    inside = moved(model, before) - set(half.outside)
+    assert inside
+    assert inside < {name for matrix in half.matrices for name in matrix.parameters}
