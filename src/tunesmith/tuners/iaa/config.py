@@ -39,8 +39,9 @@ class IAAConfig(TunerConfig):
 
     For an equal budget halve the host when asides are added: ``r_host=16, r_aside=16`` trains what ``r_host=32,
     variant="none"`` trains, but for d numbers per layer. Costs 4 d r_aside operations per token and layer, which stay
-    at inference: asides stand beside nonlinear layers, so nothing can be merged. Works on quantised bases, whose
-    weights it never touches.
+    at inference: asides stand beside nonlinear layers, so nothing can be merged. In training a layer keeps (B, T,
+    r_aside) activations more, and a chain its states (B, T, d). Works on quantised bases, whose weights it never
+    touches.
 
     Attributes:
         r_host: width of the hosts' bottleneck, or LoRA's rank.
