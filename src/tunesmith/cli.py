@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tunesmith._cli import data_verbs
+from tunesmith._cli import data_verbs, merging
 from tunesmith.core.errors import ConfigError, TunesmithError
 
 __all__ = ["app", "main"]
@@ -168,6 +168,7 @@ app.command()(data_verbs.look)
 app.command()(data_verbs.curate)
 app.command()(data_verbs.cluster)
 app.command()(data_verbs.select)
+app.command()(merging.merge)
 
 
 @app.command()

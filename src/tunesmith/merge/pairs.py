@@ -173,8 +173,8 @@ def merge_with_mergekit(
         models: k models, as in `slerp`.
         method: a name of ``mergekit.merge_methods.registered_methods()``.
         base: the common base, where the method asks for one.
-        parameters: of the method, for example ``{"weight": 0.5, "density": 0.2}``; lists hold one value per model
-            (the base first, where there is one).
+        parameters: of the method, for example ``{"weight": 0.5, "density": 0.2}``; lists hold one value per model,
+            the base not counted.
         into: a module that receives the result.
         output: where to write it, when all models are paths.
 
