@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from tunesmith.core.lazy import lazy_exports
 
 __all__ = [
+    "Consistency",
+    "ConsistencyMixin",
     "EditResult",
     "EditSession",
     "LotteryTicket",
@@ -12,6 +14,7 @@ __all__ = [
     "OnlineSelection",
     "OnlineSelectionMixin",
     "SFTResult",
+    "consistency_loss",
     "edit",
     "load_tuned",
     "save_tuned",
@@ -19,6 +22,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from tunesmith.trainers.consistency import Consistency, ConsistencyMixin, consistency_loss
     from tunesmith.trainers.editing import EditResult, EditSession, edit
     from tunesmith.trainers.lottery import LotteryTicket, LotteryTicketMixin
     from tunesmith.trainers.online import OnlineSelection, OnlineSelectionMixin
@@ -28,6 +32,9 @@ else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
+            "Consistency": "consistency",
+            "ConsistencyMixin": "consistency",
+            "consistency_loss": "consistency",
             "EditResult": "editing",
             "EditSession": "editing",
             "edit": "editing",

@@ -10,11 +10,13 @@ __all__ = [
     "IAAConfig",
     "LocFTConfig",
     "LofitConfig",
+    "MosaConfig",
     "SparseDelta",
     "check_target_modules",
     "global_top_k",
     "half_reset",
     "head_importance",
+    "merged_adapter",
     "peft_config",
     "proportional_layer",
     "register",
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from tunesmith.tuners.iaa import IAAConfig
     from tunesmith.tuners.locft import LocFTConfig, proportional_layer
     from tunesmith.tuners.lofit import HeadSelection, LofitConfig, head_importance, select_heads
+    from tunesmith.tuners.mosa import MosaConfig, merged_adapter
     from tunesmith.tuners.registration import register
     from tunesmith.tuners.sparse import SparseDelta, global_top_k
 else:
@@ -41,6 +44,8 @@ else:
             "HeadSelection": "lofit",
             "IAAConfig": "iaa",
             "LofitConfig": "lofit",
+            "MosaConfig": "mosa",
+            "merged_adapter": "mosa",
             "head_importance": "lofit",
             "select_heads": "lofit",
             "half_reset": "hft",
