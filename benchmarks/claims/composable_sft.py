@@ -191,8 +191,8 @@ def main() -> None:
             for m in ("source", "overlap", "cosine")
         }
         parts.append(
-            f"{setting.capitalize()}: {'; '.join(says(row) for row in intervals[setting])}. Task and target delta share "
-            f"{mean['overlap'][OURS]:.1%} of all entries ({mean['overlap']['dense']:.0%} when dense), cosine of "
+            f"{setting.capitalize()}: {'; '.join(says(row) for row in intervals[setting])}. Task and target delta "
+            f"share {mean['overlap'][OURS]:.1%} of all entries ({mean['overlap']['dense']:.0%} when dense), cosine of "
             f"the dense deltas {mean['cosine']['dense']:+.2f}. Source accuracy {mean['source'][OURS]:.3f}, dense "
             f"{mean['source']['dense']:.3f}."
         )
