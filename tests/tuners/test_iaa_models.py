@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import threading
 from collections.abc import Callable
@@ -334,6 +335,39 @@ def test_unusual_blocks_are_found_by_the_name_of_their_list(variant: str) -> Non
     tuned(x).sum().backward()
     assert all(p.grad.any() for n, p in tuned.named_parameters() if n in names)
     assert torch.equal(tuned.unload()(x), base)
+
+
+class Inside(Tuples):
+    """A block as in transformers up to 5.22: its ``__call__`` checkpoints hooks and forward together."""
+
+    reentrant: bool | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.reentrant is None:
+            return super().__call__(*args, **kwargs)
+        whole = functools.partial(super().__call__, **kwargs)
+        return torch.utils.checkpoint.checkpoint(whole, *args, use_reentrant=self.reentrant)
+
+
+@pytest.mark.parametrize("variant", ["layer", "chain"])
+def test_blocks_that_checkpoint_their_hooks_too(monkeypatch: Any, variant: str) -> None:
+    def gradients(reentrant: bool | None) -> dict[str, Any]:
+        monkeypatch.setattr(Inside, "reentrant", reentrant)
+        torch.manual_seed(0)
+        model, x = Encoder(), torch.randn(2, 5, 6)
+        model.blocks = nn.ModuleList(Inside() for _ in range(3))
+        for block in model.blocks:
+            block.gradient_checkpointing = reentrant is not None
+        more: dict[str, Any] = {"layers_pattern": "blocks", "init_weights": False, "init_scale": 0.3}
+        tuned = get_peft_model(model, IAAConfig(variant=variant, r_host=2, r_aside=2, **more))
+        (tuned(x).square().sum() + tuned(2 * x).sum()).backward()
+        return {n: p.grad for n, p in tuned.named_parameters() if p.requires_grad}
+
+    plain = gradients(None)
+    assert all(g.any() for g in plain.values())
+    for reentrant in (False, True):
+        for name, gradient in gradients(reentrant).items():
+            torch.testing.assert_close(gradient, plain[name], rtol=1e-5, atol=1e-7, msg=name)
 
 
 @pytest.mark.parametrize("variant", ["layer", "chain"])

@@ -38,10 +38,11 @@ def attach(block: Any, name: str, stream: Stream, index: int) -> Aside:
     block.__class__ = _connected(kind)
     if "_old_forward" in vars(block):  # accelerate's hooks keep the forward of the class they found
         block._old_forward = types.MethodType(type(block).forward, block)
-    aside.handles = [
-        block.register_forward_pre_hook(_before_block, prepend=True, with_kwargs=True),
-        block.register_forward_hook(_after_block, prepend=True, with_kwargs=True),
-    ]
+    if not _checkpoints_around_hooks(kind):
+        aside.handles = [
+            block.register_forward_pre_hook(_before_block, prepend=True, with_kwargs=True),
+            block.register_forward_hook(_after_block, prepend=True, with_kwargs=True),
+        ]
     return aside
 
 
@@ -98,13 +99,26 @@ def _connected(kind: Any) -> Any:
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         return _run(self.iaa, functools.partial(kind.forward, self), args, kwargs)
 
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        changed = _before_block(self, args, kwargs)
+        args, kwargs = changed if changed is not None else (args, kwargs)
+        output = kind.__call__(self, *args, **kwargs)
+        changed = _after_block(self, args, kwargs, output)
+        return output if changed is None else changed
+
     def reduce(self: Any, protocol: Any) -> Any:
         return _rebuild, (kind,), vars(self).copy()
 
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
-    return type(
-        kind.__name__, (kind,), {**names, "forward": forward, "iaa_kind": kind, "__reduce_ex__": reduce}
-    )
+    members = {"forward": forward, "iaa_kind": kind, "__reduce_ex__": reduce}
+    if _checkpoints_around_hooks(kind):
+        members["__call__"] = call
+    return type(kind.__name__, (kind,), {**names, **members})
+
+
+def _checkpoints_around_hooks(kind: Any) -> bool:
+    """Up to transformers 5.22 a block's ``__call__`` checkpoints its hooks too; there ours must not be hooks."""
+    return kind.__call__ is not torch.nn.Module.__call__
 
 
 def _rebuild(kind: Any) -> Any:
