@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.testing import assert_close
 from transformers import Trainer, TrainingArguments
 
+import tunesmith.trainers.consistency as consistency
 from _tiny_transformers import build
 from tunesmith.core.errors import ParameterError, TrainingError
 from tunesmith.trainers import Consistency, ConsistencyMixin, consistency_loss
@@ -75,6 +76,31 @@ def test_rows_out_of_the_mask_do_not_count() -> None:
     assert float(consistency_loss(p1, p2, torch.zeros_like(mask))) == 0.0
     half = consistency_loss((30 * p1).bfloat16(), (30 * p2).bfloat16())
     assert half.dtype == torch.float32
+
+
+def test_rows_come_in_chunks_and_ruled_out_classes_add_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = [torch.randn(7, 5, generator=generator).requires_grad_() for _ in range(2)]
+    found = []
+    for size in (5 * 7, 5 * 3, 1):
+        monkeypatch.setattr(consistency, "CHUNK", size)
+        R = consistency_loss(*logits)
+        found.append((R.detach(), *torch.autograd.grad(R, logits)))
+    for other in found[1:]:
+        assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(found[0], other, strict=True))
+    P1, P2 = torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[0.9, 0.1, 0.0]])
+    assert float(consistency_loss(P1.log(), P2.log())) == pytest.approx(0.4394, abs=1e-4)
+    P1.fill_(float("nan"))
+    assert torch.isnan(consistency_loss(P1, P2.log()))
+
+
+def test_nothing_of_the_size_of_the_logits_is_kept_beside_them() -> None:
+    p1, p2 = (torch.randn(6, 50).requires_grad_() for _ in range(2))
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
+        consistency_loss(p1, p2)
+    large = [t for t in kept if t.numel() >= 300]
+    assert {t.data_ptr() for t in large} == {p1.data_ptr(), p2.data_ptr()}
 
 
 class Two(ConsistencyMixin, Trainer):
@@ -169,6 +195,60 @@ def test_labels_of_rows_are_compared_whole(tmp_path: Path) -> None:
     assert float(loss.detach()) > float(first.loss.detach())
 
 
+def test_labels_that_the_model_does_not_shift_are_not_shifted(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertForTokenClassification
+
+    torch.manual_seed(0)
+    model = BertForTokenClassification(
+        BertConfig(
+            vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
+            num_labels=3,
+        )
+    )  # fmt: skip
+    one = Two(model=model.train(), args=TrainingArguments(str(tmp_path), use_cpu=True, report_to=[]))
+    ids, labels = torch.tensor(ROWS), torch.tensor([[1, -100, 2, -100, 0, -100]] * 4)
+    torch.manual_seed(0)
+    loss = one.compute_loss(model, {"input_ids": ids, "labels": labels})
+    torch.manual_seed(0)
+    first, second = model(ids, labels=labels), model(ids)
+    seen = labels != -100
+    assert_close(loss, first.loss + consistency_loss(first.logits[seen], second.logits[seen]))
+
+
+def test_both_passes_are_one_call_of_ddp(tmp_path: Path) -> None:
+    import torch.distributed as dist
+    from peft import get_peft_model
+
+    def gradients(wrap: Any) -> tuple[float, dict[str, torch.Tensor]]:
+        model = get_peft_model(build("llama")[0], MosaConfig(r=2, num_parts=3, share="none"))
+        one = Two(model=model, args=TrainingArguments(str(tmp_path), use_cpu=True, report_to=[]))
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for p in model.parameters():
+                if p.requires_grad:
+                    p.add_(0.3 * torch.randn(p.shape, generator=generator))
+        wrapped = wrap(model.train())
+        batch = {"input_ids": torch.tensor(ROWS), "labels": torch.tensor(ROWS)}
+        loss, outputs = one.compute_loss(wrapped, batch, return_outputs=True)
+        assert outputs.logits.shape == (4, 6, 99)
+        assert "forward" not in vars(model)
+        loss.backward()
+        return float(loss.detach()), {
+            n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
+        }
+
+    plain = gradients(lambda model: model)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        ddp = torch.nn.parallel.DistributedDataParallel
+        found = gradients(lambda model: ddp(model, find_unused_parameters=True))
+    finally:
+        dist.destroy_process_group()
+    assert found[0] == pytest.approx(plain[0], rel=1e-6)
+    assert found[1].keys() == plain[1].keys()
+    assert all(torch.allclose(found[1][name], grad, atol=1e-6) for name, grad in plain[1].items())
+
+
 def test_it_trains_mosa_under_trl(tmp_path: Path, tiny_tokenizer: Any) -> None:
     from trl import SFTConfig, SFTTrainer
 
@@ -187,12 +267,17 @@ def test_it_trains_mosa_under_trl(tmp_path: Path, tiny_tokenizer: Any) -> None:
     )  # fmt: skip
     one.train()
     assert one.state.global_step == 2
-    assert one.model.peft_config["default"].draws == 4  # two passes a step
+    assert one.model.base_model._draws.counts == {"default": 4}  # two passes a step
     one.model.train()
     batch = {"input_ids": torch.tensor(ROWS), "labels": torch.tensor(ROWS)}
     mean, summed = one.compute_loss(one.model, batch), one.compute_loss(one.model, batch, False, 40)
     assert float(mean.detach()) == pytest.approx(2 * float(summed.detach()), rel=0.05)
     mean.backward()
+    with torch.no_grad():
+        for p in one.model.parameters():
+            p.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="the loss is nan"):
+        one.compute_loss(one.model, batch)
     args.loss_type = "dft"
     with pytest.raises(ParameterError, match="'nll' with two passes"):
         one.compute_loss(one.model, batch)

@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from _tiny_transformers import build, output_of
 from tunesmith.core.errors import ParameterError
 from tunesmith.trainers import consistency_loss
-from tunesmith.tuners import MosaConfig, merged_adapter
+from tunesmith.tuners import MosaConfig, merged_adapter, mosa_to_lora
 from tunesmith.tuners.mosa.layer import Branch, MosaLayer
 
 
@@ -32,6 +32,10 @@ def stir(model: Any, seed: int = 2) -> None:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+
+
+def count(model: Any) -> int:
+    return model.base_model._draws.counts.get("default", 0)
 
 
 def drawn(model: Any) -> Any:
@@ -74,7 +78,7 @@ def test_one_part_is_plain_lora_to_the_last_step() -> None:
         up = mine.mosa_branch["default"].up.whole
         assert up.abs().max() > 1e-3
         torch.testing.assert_close(up, theirs.lora_B["default"].weight, atol=1e-6, rtol=0)
-    assert mosa.peft_config["default"].draws == 0
+    assert count(mosa) == 0
 
 
 @pytest.mark.parametrize("style", ["adaptformer", "pfeiffer"])
@@ -143,17 +147,41 @@ def test_the_merged_adapter_is_the_plain_one(flavour: str) -> None:
     torch.testing.assert_close(output_of(again(**inputs)), expected, atol=1e-6, rtol=1e-5)
     _, twice = merged_adapter(again)
     assert all(torch.equal(twice[name], tensors[name]) for name in tensors)
-    with pytest.raises(ParameterError, match="the name of a MoSA adapter of the model"):
-        merged_adapter(model, "other")
+    for function in (merged_adapter, mosa_to_lora):
+        with pytest.raises(ParameterError, match="the name of a MoSA adapter of the model"):
+            function(model, "other")
+    if flavour == "adapter":
+        with pytest.raises(ParameterError, match="'lora': a bottleneck holds a nonlinearity"):
+            mosa_to_lora(model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("llama", {"scale": 0.7}),
+        ("gpt2", {"share": "none"}),
+        ("vit", {"modules_to_save": ["classifier"], "layers_to_transform": [1]}),
+    ],
+)
+def test_it_is_a_stock_lora_of_its_own_rank(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    model, inputs = make(kind, **settings)
+    stir(model)
+    expected = output_of(model.eval()(**inputs))
+    config, tensors = mosa_to_lora(model, path=tmp_path)
+    assert (config.r, config.lora_alpha) == (2, 2 * settings.get("scale", 1.0))
+    assert {t.shape[0] for name, t in tensors.items() if "lora_A" in name} == {2}
+    stock = PeftModel.from_pretrained(build(kind)[0], str(tmp_path)).eval()
+    assert type(stock.peft_config["default"]) is LoraConfig
+    torch.testing.assert_close(output_of(stock(**inputs)), expected, atol=1e-6, rtol=1e-6)
 
 
 def test_weights_are_the_plain_adapters_in_number() -> None:
-    def count(**settings: Any) -> int:
+    def numbers(**settings: Any) -> int:
         return sum(p.numel() for p in make(**settings)[0].parameters() if p.requires_grad)
 
-    assert count(num_parts=4) == count(num_parts=1)
+    assert numbers(num_parts=4) == numbers(num_parts=1)
     extra = 2 * 3 * 32  # three more biases of width 32 in two blocks
-    assert count(flavour="adapter", num_parts=4) == count(flavour="adapter", num_parts=1) + extra
+    assert numbers(flavour="adapter", num_parts=4) == numbers(flavour="adapter", num_parts=1) + extra
     vit_base = Branch(MosaConfig(flavour="adapter", r=64, num_parts=1, layer_norm=False), 768, 768, "mlp", 0)
     assert sum(p.numel() for p in vit_base.parameters()) == 99_136
 
@@ -185,7 +213,7 @@ def test_one_seed_one_split_one_sequence_of_draws_also_after_loading(tmp_path: P
     third.train()
     third(**inputs)
     third.load_adapter(str(tmp_path), "default", is_trainable=True)  # as a trainer resumes
-    assert third.peft_config["default"].draws == 2
+    assert count(third) == 2
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -223,7 +251,7 @@ def test_the_base_model_called_by_itself_draws_too() -> None:
     base(**inputs)
     assert drawn(model) != first
     base.model(**inputs)  # a part of it: the draw stays
-    assert model.peft_config["default"].draws == 2
+    assert count(model) == 2
     merged = model.merge_and_unload()
     assert not merged._forward_pre_hooks
 

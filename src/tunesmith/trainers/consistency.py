@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import cross_entropy, kl_div, log_softmax, mse_loss
+from torch.nn.functional import cross_entropy, log_softmax, mse_loss
 
 from tunesmith.core.errors import ParameterError, TrainingError
 
@@ -25,6 +25,8 @@ __all__ = ["Consistency", "ConsistencyMixin", "consistency_loss", "deep_consiste
 DEEP_BLOCKS = 6
 """The deep term compares so many blocks, the first ones."""
 DEEP_WEIGHT = 0.01
+CHUNK = 2**23
+"""Logits of one pass whose probabilities are held at once: 32 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +69,46 @@ def consistency_loss(p1: torch.Tensor, p2: torch.Tensor, mask: torch.Tensor | No
         mask: bool (...); rows that count. The mean is over these; 0 if there are none.
 
     Returns:
-        A float32 scalar, nats. Time and memory O(rows x classes).
+        A float32 scalar, nats. Time O(rows x classes); the probabilities of a few rows at a time are held, and made
+        again for the gradients, which are all that is kept beside the logits.
     """
-    if mask is not None:
-        p1, p2 = p1[mask], p2[mask]
-    log1 = log_softmax(p1.float(), dim=-1)
-    log2 = log_softmax(p2.float(), dim=-1)
-    total = kl_div(log1, log2.detach(), reduction="sum", log_target=True)
-    total = total + kl_div(log2, log1.detach(), reduction="sum", log_target=True)
-    rows = max(1, log1[..., 0].numel())
-    return 0.5 * total / rows
+    if mask is None:
+        mask = torch.ones(p1.shape[:-1], dtype=torch.bool, device=p1.device)
+    rows = mask.reshape(-1).nonzero()[:, 0]
+    R: torch.Tensor = _Consistency.apply(p1, p2, rows)  # type: ignore[no-untyped-call]
+    return R
+
+
+class _Consistency(torch.autograd.Function):
+    """R and its gradients, some rows at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, p1: torch.Tensor, p2: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(p1, p2, rows)
+        flat1, flat2 = (p.reshape(-1, p.shape[-1]) for p in (p1, p2))
+        total = torch.zeros((), dtype=torch.float32, device=p1.device)
+        for some in _chunks(rows, p1.shape[-1]):
+            log1, log2 = (log_softmax(p[some].float(), dim=-1) for p in (flat1, flat2))
+            # the two divergences together; a class that both passes rule out (-inf) adds nothing
+            apart = torch.where(log1 == log2, 0.0, log1 - log2)
+            total += ((log1.exp() - log2.exp()) * apart).sum()
+        return 0.5 * total / max(1, len(rows))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        p1, p2, rows = ctx.saved_tensors
+        flat1, flat2 = (p.reshape(-1, p.shape[-1]) for p in (p1, p2))
+        found = torch.zeros_like(flat1)
+        factor = 0.5 * grads[0] / max(1, len(rows))
+        for some in _chunks(rows, p1.shape[-1]):
+            P1, P2 = (p[some].float().softmax(-1) for p in (flat1, flat2))
+            found[some] = (P1.sub_(P2) * factor).to(found.dtype)
+        found = found.view(p1.shape)
+        return found, -found, None
+
+
+def _chunks(rows: torch.Tensor, classes: int) -> Any:
+    return torch.split(rows, max(1, CHUNK // classes)) if len(rows) else ()
 
 
 def deep_consistency_loss(h1: Any, h2: Any, n_hidden: int | None = None) -> torch.Tensor:
@@ -117,6 +149,34 @@ class ConsistencyMixin(_Trainer):
         """
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if not isinstance(model, torch.nn.parallel.DistributedDataParallel):
+            loss, first = self._both(model, inputs, num_items_in_batch)
+            return (loss, first) if return_outputs else loss
+        # DDP counts on one backward pass for each call of it: both passes go into one call.
+        inner: Any = model.module
+        own, kept = inner.__dict__.get("forward"), []
+
+        def restore() -> None:
+            if own is None:
+                inner.__dict__.pop("forward", None)
+            else:
+                inner.forward = own
+
+        def both(**given: Any) -> Any:
+            restore()
+            loss, first = self._both(inner, given, num_items_in_batch)
+            kept.append(first)
+            return loss
+
+        inner.forward = both
+        try:
+            loss = model(**inputs)
+        finally:
+            restore()
+        return (loss, kept[0]) if return_outputs else loss
+
+    def _both(self, model: Any, inputs: Any, num_items_in_batch: Any) -> Any:
+        """Return the loss of both passes, and the outputs of the first."""
         weights = self.consistency
         if weights.deep:
             inputs = {**inputs, "output_hidden_states": True}
@@ -127,7 +187,7 @@ class ConsistencyMixin(_Trainer):
         else:
             second = model(**self._without_labels(inputs))
         if weights.beta:
-            p1, p2, mask = _compared(first, second, inputs.get("labels"))
+            p1, p2, mask = _compared(first, second, inputs.get("labels"), _predicts_next(model))
             R = consistency_loss(p1, p2, mask)
             if weights.deep:
                 h1, h2 = _field(first, "hidden_states")[1:], _field(second, "hidden_states")[1:]
@@ -140,7 +200,7 @@ class ConsistencyMixin(_Trainer):
                 if self.args.average_tokens_across_devices:
                     R = R * self.accelerator.num_processes
             loss = loss + weights.beta * R
-        return (loss, first) if return_outputs else loss
+        return loss, first
 
     def _pass(self, compute: Any, model: Any, inputs: Any, num_items: Any) -> Any:
         """Return the loss of one pass and its outputs, whose logits must have gradients."""
@@ -152,14 +212,18 @@ class ConsistencyMixin(_Trainer):
                 "loss_type", type(self).__name__, "'nll' with two passes", self.args.loss_type
             )
         outputs = model(**self._without_labels(inputs))
-        logits, _, mask = _compared(outputs, outputs, inputs["labels"])
+        logits, _, mask = _compared(outputs, outputs, inputs["labels"], True)
         assert mask is not None
         nll = cross_entropy(logits[mask].float(), inputs["labels"][:, 1:][mask], reduction="sum")
         loss = nll / torch.as_tensor(mask.sum() if num_items is None else num_items).clamp(min=1)
         if num_items is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes
-        if hasattr(self, "trained_tokens"):
-            self.trained_tokens += int(mask.sum())
+        if not torch.isfinite(loss):
+            raise TrainingError(f"the loss is {loss.item()}")
+        if hasattr(self, "trained_tokens"):  # of our trainer, whose loss this replaces
+            count = mask.sum()
+            several = self.accelerator.num_processes > 1
+            self.trained_tokens += int(self.accelerator.reduce(count, "sum") if several else count)
         return loss, outputs
 
     def _without_labels(self, inputs: Any) -> dict[str, Any]:
@@ -168,13 +232,25 @@ class ConsistencyMixin(_Trainer):
         return {**plain, "use_cache": False} if hasattr(config, "use_cache") else plain
 
 
-def _compared(first: Any, second: Any, labels: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Return the logits of both passes and which rows count."""
+def _compared(
+    first: Any, second: Any, labels: Any, next_token: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Return the logits of both passes and which rows count; ``next_token``: position t predicts label t + 1."""
     p1, p2 = _field(first, "logits"), _field(second, "logits")
     if labels is None or labels.dim() < 2 or p1.dim() < 3:
         return p1, p2, None
     length = labels.shape[1]  # prompt tuning puts its virtual tokens in front
-    return p1[:, -length:][:, :-1], p2[:, -length:][:, :-1], labels[:, 1:] != -100
+    p1, p2 = p1[:, -length:], p2[:, -length:]
+    return (p1[:, :-1], p2[:, :-1], labels[:, 1:] != -100) if next_token else (p1, p2, labels != -100)
+
+
+def _predicts_next(model: Any) -> bool:
+    """Whether the model shifts labels: causal language models, but not masked ones or token classifiers."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    name = type(base).__name__
+    return any(part in name for part in ("CausalLM", "LMHead", "ConditionalGeneration")) and not getattr(
+        getattr(base, "config", None), "is_encoder_decoder", False
+    )
 
 
 def _field(outputs: Any, name: str) -> Any:

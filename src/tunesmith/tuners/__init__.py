@@ -17,6 +17,7 @@ __all__ = [
     "half_reset",
     "head_importance",
     "merged_adapter",
+    "mosa_to_lora",
     "peft_config",
     "proportional_layer",
     "register",
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from tunesmith.tuners.iaa import IAAConfig
     from tunesmith.tuners.locft import LocFTConfig, proportional_layer
     from tunesmith.tuners.lofit import HeadSelection, LofitConfig, head_importance, select_heads
-    from tunesmith.tuners.mosa import MosaConfig, merged_adapter
+    from tunesmith.tuners.mosa import MosaConfig, merged_adapter, mosa_to_lora
     from tunesmith.tuners.registration import register
     from tunesmith.tuners.sparse import SparseDelta, global_top_k
 else:
@@ -46,6 +47,7 @@ else:
             "LofitConfig": "lofit",
             "MosaConfig": "mosa",
             "merged_adapter": "mosa",
+            "mosa_to_lora": "mosa",
             "head_importance": "lofit",
             "select_heads": "lofit",
             "half_reset": "hft",

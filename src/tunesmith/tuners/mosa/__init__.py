@@ -4,10 +4,11 @@ Zhang et al.: "MoSA: Mixture of Sparse Adapters for Visual Efficient Tuning", ar
 """
 
 from tunesmith.tuners.mosa.config import MosaConfig
+from tunesmith.tuners.mosa.export import mosa_to_lora
 from tunesmith.tuners.mosa.layer import MosaLayer
 from tunesmith.tuners.mosa.model import MosaModel, merged_adapter
 from tunesmith.tuners.registration import register_tuner
 
-__all__ = ["MosaConfig", "MosaLayer", "MosaModel", "merged_adapter"]
+__all__ = ["MosaConfig", "MosaLayer", "MosaModel", "merged_adapter", "mosa_to_lora"]
 
 register_tuner("mosa", MosaConfig, MosaModel)

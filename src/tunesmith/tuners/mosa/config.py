@@ -29,7 +29,8 @@ class MosaConfig(TunerConfig):
     converts to stock LoRA of the same rank. ``flavour="adapter"`` is a bottleneck with a nonlinearity: style
     ``adaptformer`` stands beside the MLP module and reads its (already normalised) input; ``pfeiffer`` follows the
     feed-forward part and ``houlsby`` attention's output too, both before the residual addition. Draws depend on
-    ``seed`` and the number of the pass alone, so they are equal on all processes; under DDP set
+    ``seed`` and the number of the pass alone, so they are equal on all processes; the number is saved with the adapter,
+    so a resumed run draws what a straight one would. Under DDP set
     ``ddp_find_unused_parameters=True`` or ``step_undrawn=True``, since an undrawn part has no gradient.
 
     Attributes:
@@ -46,7 +47,6 @@ class MosaConfig(TunerConfig):
         merge_scale: ``"mean"``, which training expects, or ``"sum"``.
         step_undrawn: undrawn parts get a gradient of zero instead of none, so that momentum moves them.
         seed: of the initial values, the split and the draws.
-        draws: passes so far; counts by itself and is saved, so that a resumed run draws what a straight one would.
 
     Raises:
         ParameterError: a setting outside its set.
@@ -67,7 +67,6 @@ class MosaConfig(TunerConfig):
     merge_scale: str = field(default="mean", metadata={"help": "mean or sum of the parts."})
     step_undrawn: bool = field(default=False, metadata={"help": "Undrawn parts get zero gradients."})
     seed: int = field(default=0, metadata={"help": "Of initial values, split and draws."})
-    draws: int = field(default=0, metadata={"help": "Passes so far; counts by itself."})
 
     def __post_init__(self) -> None:
         """Check each setting."""

@@ -28,6 +28,8 @@ class _Run:
 class Draws:
     """The draws of a model's adapters: one set per forward pass, from the seed and the number of the pass alone.
 
+    ``counts`` holds how many passes each adapter has drawn for, ``sites`` how many branches it has.
+
     Gradient checkpointing runs a block again during the backward pass, when a later pass may have drawn anew. The input
     of a block is kept for that and is the same tensor both times, so the draw is found by its address, when the first
     child of the block (its norm or its attention) is handed it.
@@ -36,6 +38,7 @@ class Draws:
     def __init__(self) -> None:
         self.configs: dict[str, Any] = {}
         self.sites: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
         self.current: dict[str, list[list[int]]] = {}
         self.runs: dict[tuple[str, int], list[_Run]] = {}
         self.inside: _Run | None = None
@@ -59,8 +62,9 @@ class Draws:
         config, count = self.configs[adapter], self.sites[adapter]
         if config.num_parts == 1:
             return [[0, 0]] * count
-        generator = torch.Generator().manual_seed(child_seed(config.seed, "mosa", "draw", config.draws))
-        config.draws += 1
+        number = self.counts.get(adapter, 0)
+        generator = torch.Generator().manual_seed(child_seed(config.seed, "mosa", "draw", number))
+        self.counts[adapter] = number + 1
         drawn: list[list[int]] = torch.randint(config.num_parts, (count, 2), generator=generator).tolist()
         return drawn
 

@@ -50,7 +50,8 @@ class MosaModel(BaseTuner):
     def delete_adapter(self, adapter_name: str) -> None:
         """As in PEFT."""
         super().delete_adapter(adapter_name)
-        self._draws.configs.pop(adapter_name, None)
+        for kept in (self._draws.configs, self._draws.sites, self._draws.counts):
+            kept.pop(adapter_name, None)
         self._draws.current = {}
 
     def _prepare_adapter_config(self, peft_config: MosaConfig, model_config: dict[str, Any]) -> MosaConfig:
@@ -131,7 +132,9 @@ class MosaModel(BaseTuner):
         """Save the adapter's tensors, and how many passes were drawn."""
         mine = f".mosa_branch.{adapter_name}."
         found = {key: value for key, value in state_dict.items() if mine in key}
-        found[f"base_model.model.mosa_draws.{adapter_name}"] = torch.tensor(config.draws)
+        found[f"base_model.model.mosa_draws.{adapter_name}"] = torch.tensor(
+            _draws(model).counts.get(adapter_name, 0)
+        )
         return found
 
     @classmethod
@@ -148,11 +151,15 @@ class MosaModel(BaseTuner):
         rest = dict(state_dict)
         for key in state_dict:
             if ".mosa_draws" in key:
-                config.draws = int(rest.pop(key))
+                _draws(model).counts[adapter_name] = int(rest.pop(key))
         found: dict[str, torch.Tensor] = super()._remap_adapter_state_dict_for_load(
             model, config, adapter_name, rest
         )
         return found
+
+
+def _draws(model: Any) -> Draws:
+    return next(module.draws for module in model.modules() if isinstance(module, MosaLayer))
 
 
 def _hook(model: Any, draws: Draws) -> None:
@@ -188,9 +195,7 @@ def merged_adapter(model: Any, adapter_name: str = "default") -> tuple[MosaConfi
         raise ParameterError(
             "adapter_name", merged_adapter, "the name of a MoSA adapter of the model", adapter_name
         )
-    made = MosaConfig(
-        **{**config.to_dict(), "peft_type": None, "num_parts": 1, "draws": 0, "inference_mode": False}
-    )
+    made = MosaConfig(**{**config.to_dict(), "peft_type": None, "num_parts": 1, "inference_mode": False})
     tensors: dict[str, torch.Tensor] = {"base_model.model.mosa_draws": torch.tensor(0)}
     for name, layer in model.named_modules():
         if not isinstance(layer, MosaLayer) or adapter_name not in layer.mosa_branch:

@@ -56,8 +56,9 @@ def plan(model: Any, config: MosaConfig) -> dict[str, tuple[int, int]]:
             config.target_modules,
         )
     if targets is None or targets == "all-linear":
-        ends = {name.rsplit(".", 1)[-1] for name in chosen}
-        config.target_modules = ends if [n for n in candidates if matches(ends, n)] == chosen else set(chosen)
+        short = {name.rsplit(".", 1)[-1] for name in chosen}
+        found: Any = short if [n for n in candidates if matches(short, n)] == chosen else set(chosen)
+        config.target_modules = found
     return {name: candidates[name] for name in candidates if name in set(chosen)}
 
 
