@@ -25,7 +25,7 @@ from tunesmith.metrics.tasks import score_task
 
 @pytest.fixture(scope="module")
 def sets():
-    return {name: demo.load(name) for name in demo.NAMES}
+    return {name: demo.load(name) for name in ("messy", "test", "validation")}
 
 
 def question(row):
@@ -81,7 +81,7 @@ def test_every_set_asks_calls_and_at_least_eight_families(sets):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_item_is_in_two_sets(seed):
-    sets = {name: demo.load(name, seed=seed) for name in demo.NAMES}
+    sets = {name: demo.load(name, seed=seed) for name in ("messy", "test", "validation")}
     for one, other in (("messy", "test"), ("messy", "validation"), ("test", "validation")):
         asked = {plain(question(row)) for row in sets[one]}
         assert not asked & {plain(question(row)) for row in sets[other]}
@@ -256,3 +256,14 @@ def test_missing_wheel(monkeypatch, package, advice):
     )
     with pytest.raises(TunesmithError, match=re.escape(advice)):
         demo.load("messy")
+
+
+def test_facts_are_asked_in_two_ways_with_one_answer():
+    facts, rephrased = demo.load("facts", facts=20), demo.load("facts-rephrased", facts=20)
+    assert len(facts) == len(rephrased) == 20
+    for row, other in zip(facts, rephrased, strict=True):
+        assert row["messages"][-1] == other["messages"][-1]
+        assert row["messages"][1]["content"] != other["messages"][1]["content"]
+        assert (row["family"], row["source"], row["defect"]) == ("fact", "invented", "none")
+    assert len({row["messages"][1]["content"] for row in facts}) == 20
+    assert demo.load("facts", seed=1)[0] != facts[0]

@@ -78,6 +78,8 @@ def _other(name: str) -> Any:
         usual = {"d_model": 32, "d_ff": 48, "num_layers": 1, "num_heads": 4, "d_kv": 8, "vocab_size": 99}
         return tf.T5ForConditionalGeneration(tf.T5Config(**usual))
     config = getattr(tf, f"{name}Config")(**usual, **more)
+    if name == "MPNet":
+        return tf.MPNetModel(config)
     return getattr(tf, f"{name}ForCausalLM")(config)
 
 
@@ -88,6 +90,7 @@ def _other(name: str) -> Any:
         ("GPTNeoX", {"qkv", "o", "up", "down", "norm"}),
         ("OPT", {"q", "k", "v", "o", "up", "down", "norm"}),
         ("Gemma2", {"q", "k", "v", "o", "gate", "up", "down", "norm"}),
+        ("MPNet", {"q", "k", "v", "o", "up", "down", "norm"}),
         ("Qwen3Moe", {"q", "k", "v", "o", "norm", "head_norm"}),
         ("T5", {"q", "k", "v", "o", "up", "down", "norm"}),
     ],

@@ -213,11 +213,16 @@ def test_a_full_mask_is_full_tuning_and_ia3_at_one_is_nothing(base: Any) -> None
 
 def test_sizes_are_counted_without_weights(base: Any) -> None:
     sizes = {size.key: size for size in table_of_sizes(CONFIG)}
-    assert set(sizes) == {e.key for e in find(available=True) if e.implemented_by == "peft"}
+    assert set(sizes) == {e.key for e in find(available=True) if e.implemented_by in ("peft", "tunesmith")}
     for key in ("lora", "ia3", "ln_tuning", "lokr", "vera"):
         counted = sum(p.numel() for p in tuned(base, key).parameters() if p.requires_grad)
         assert (sizes[key].trained, sizes[key].total) == (counted, base.num_parameters()), key
     assert sizes["trainable_tokens"].trained == 20 * WIDTH
+    assert sizes["roste"].trained == base.num_parameters()
+    assert sizes["locft_bf"].trained == WIDTH * CONFIG.intermediate_size
+    assert 0.4 < sizes["hft"].trained / base.num_parameters() < 0.8
+    assert 0.005 < sizes["lt_sft"].trained / base.num_parameters() <= 0.01
+    assert all(sizes[key].trained for key in ("iaa", "lofit"))
     refused = size_of(get("c3a"), CONFIG)
     assert refused.trained is None
     assert "block size should be a factor" in refused.why_not
@@ -233,7 +238,9 @@ def test_what_cannot_be_built_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert message("bitfit").startswith("Nothing here implements BitFit. Plain PyTorch")
     assert message("houlsby") == "Nothing here implements Houlsby adapter."
     assert "LoRA-FA is not a config" in message("lora_fa")
-    assert "HFT is planned as tunesmith.tuners.HalfFineTuning and does not work yet." in message("hft")
+    assert "HFT is not a config: see tunesmith.tuners.HalfFineTuning, or put tuner: {type: hft}" in message(
+        "hft"
+    )
     assert "has no such field" in message("lora", rank=4)
     with pytest.raises(UnknownNameError, match=r"no tuning method named 'lorra'. Did you mean 'lora'\?"):
         get("lorra")

@@ -53,7 +53,7 @@ def sizes_for(model: str, family: str | None, mergeable: bool | None) -> list[st
     found = [
         (entry, size_of(entry, config))
         for entry in find(family=family, mergeable=mergeable, available=True)
-        if entry.implemented_by == "peft"
+        if entry.implemented_by in ("peft", "tunesmith")
     ]
     full = Size("full", found[0][1].total, found[0][1].total) if found else None
     lines, rows, failed = [], [], []

@@ -141,11 +141,11 @@ def _online_faults(spec: MethodSpec) -> Iterator[tuple[str | None, str]]:
 
 
 def _refused(spec: MethodSpec) -> Iterator[tuple[str | None, str]]:
-    """Yield what PEFT itself says against the values."""
-    from tunesmith.tuners import peft_config
+    """Yield what the method itself says against the values."""
+    from tunesmith.trainers.plans import plan_of
 
     try:
-        peft_config(spec.type, **spec.parameters)
+        plan_of({"type": spec.type, **spec.parameters}, "tuner")
     except TunesmithError as error:
         yield None, str(error)
 
@@ -180,13 +180,15 @@ def parameters_of(family: str, name: str) -> Parameters:
 
 
 def _tuner_fields(name: str) -> frozenset[str]:
-    if name == "full":
-        return frozenset()
+    from tunesmith.trainers.plans import PLANS, parameters_of_plan
+
+    if name in PLANS:
+        return parameters_of_plan(name)
     from tunesmith.tuners.registration import config_of
 
     configs = config_of()
     if name not in configs:
-        raise UnknownNameError("tuner", name, [*configs, "full"])
+        raise UnknownNameError("tuner", name, [*configs, *PLANS])
     return frozenset(field.name for field in dataclasses.fields(configs[name]) if field.init)
 
 

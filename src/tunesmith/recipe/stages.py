@@ -266,6 +266,8 @@ def build_train(work: Work, folder: Path, selection: Path, seed: int) -> dict[st
         **train_arguments(recipe),
     )
     save_tuned(result.model, work.tokenizer, folder / "tuned")
+    if result.delta is not None:
+        result.delta.save_pretrained(folder / "delta")
     facts = {
         "steps": result.steps,
         "tokens": result.tokens,

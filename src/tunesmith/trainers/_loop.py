@@ -15,9 +15,11 @@ from tunesmith.core.errors import ParameterError, TrainingError
 from tunesmith.core.events import EventLog
 from tunesmith.core.seeds import seed_everything
 from tunesmith.engine.silence import quiet
+from tunesmith.trainers import phases
 from tunesmith.trainers._trl_compat import EpochOrder, LengthGroups, Trainer
 from tunesmith.trainers.checkpoints import KEPT, Marker, describe_last, find_checkpoint, finite_weights
 from tunesmith.trainers.online import OnlineSelection, OnlineSelectionMixin
+from tunesmith.trainers.plans import Context, Plan, Sparse
 from tunesmith.trainers.sft import SFTResult, train_sft
 
 __all__ = ["run"]
@@ -38,11 +40,26 @@ class Stopwatch:
 
 
 class Reporter(TrainerCallback):
-    """Emit the events of a training; the first process only."""
+    """Emit the events of a training; the first process only.
+
+    Attributes:
+        done_steps: steps of earlier phases of the training, which are counted on.
+        done_tokens: tokens seen in them.
+        done_losses: their losses, in the form of `SFTResult.losses`.
+    """
 
     def __init__(self, log: EventLog) -> None:
         self.log = log
         self.progress: Any = None
+        self.done_steps, self.done_tokens = 0, 0
+        self.done_losses: list[tuple[int, float, float]] = []
+
+    def end_phase(self, state: Any) -> None:
+        """Count what follows on from here."""
+        losses = [e for e in state.log_history if "loss" in e]
+        self.done_losses += [(self.done_steps + e["step"], e["loss"], e["learning_rate"]) for e in losses]
+        self.done_steps += state.global_step
+        self.done_tokens += int(state.num_input_tokens_seen)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the trainer when the number of steps is known."""
@@ -62,14 +79,16 @@ class Reporter(TrainerCallback):
         if "loss" in logs:
             self.log.emit(
                 "metric",
-                step=state.global_step,
+                step=self.done_steps + state.global_step,
                 loss=logs["loss"],
                 learning_rate=logs["learning_rate"],
-                tokens=int(state.num_input_tokens_seen),
+                tokens=self.done_tokens + int(state.num_input_tokens_seen),
                 **{name: value for name, value in logs.items() if name.startswith("online/")},
             )
         elif "eval_loss" in logs:
-            self.log.emit("metric", step=state.global_step, validation_loss=logs["eval_loss"])
+            self.log.emit(
+                "metric", step=self.done_steps + state.global_step, validation_loss=logs["eval_loss"]
+            )
 
 
 def run(
@@ -77,7 +96,7 @@ def run(
     tokenizer: Any,
     train: Any,
     folder: Path,
-    config: Any,
+    plan: Plan,
     settings: dict[str, Any],
     identity: dict[str, Any],
     validation: Any,
@@ -107,11 +126,16 @@ def run(
         )
         with args.main_process_first(local=False):
             found = find_checkpoint(folder, identity, resume)
-        model = _prepared(model, config, args.seed)
-        trainer = _trainer(model, tokenizer, train, validation, args, online)
+            in_phases = isinstance(plan, Sparse) and phases.find(folder, identity, resume)
+        seed_everything(args.seed)
+        epochs = float(args.num_train_epochs)
+        context = Context(train, args.seed, args.per_device_train_batch_size, epochs, log)
+        model = plan.prepare(model, context)
+        trainer = _trainer(model, tokenizer, train, validation, args, online, plan)
         clock = Stopwatch()
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(Reporter(log))
+        reporter = Reporter(log)
+        trainer.add_callback(reporter)
         trainer.add_callback(Marker(trainer, identity, clock))
         _reset_peak(on_cpu)
         checkpoint = None
@@ -120,7 +144,10 @@ def run(
             trainer.trained_tokens, clock.before = marker["trained_tokens"], marker["seconds"]
             log.emit("message", message=f"Training continues from step {marker['step']}.")
         try:
-            _train(trainer, checkpoint)
+            if isinstance(plan, Sparse):
+                phases.train(trainer, folder, identity, in_phases, reporter, clock)
+            else:
+                _train(trainer, checkpoint)
         except TrainingError as error:
             raise TrainingError(
                 f"Training stopped at step {trainer.state.global_step + 1}: {error}. {describe_last(folder)} "
@@ -134,29 +161,28 @@ def run(
                 f"Training ended at step {trainer.state.global_step} with weights that are not finite. "
                 f"{describe_last(folder)}"
             )
-        return _result(trainer, clock(), on_cpu)
-
-
-def _prepared(model: Any, config: Any, seed: int) -> Any:
-    """Seed everything, then put the adapter in, or release all weights."""
-    seed_everything(seed)
-    if config is None:
-        return model.requires_grad_(True)
-    from peft import get_peft_model
-
-    from tunesmith.tuners import check_target_modules
-
-    check_target_modules(model, config)
-    return get_peft_model(model, config)
+        return _result(trainer, reporter, clock(), on_cpu)
 
 
 def _trainer(
-    model: Any, tokenizer: Any, train: Any, validation: Any, args: SFTConfig, online: OnlineSelection | None
+    model: Any,
+    tokenizer: Any,
+    train: Any,
+    validation: Any,
+    args: SFTConfig,
+    online: OnlineSelection | None,
+    plan: Plan,
 ) -> Trainer:
     columns = ["input_ids", "labels"]
-    kind, more = (Trainer, {}) if online is None else (OnlineTrainer, {"online": online})
+    kind: Any = Trainer
+    more = dict(plan.arguments)
+    if online is not None:
+        kind, more = OnlineTrainer, {**more, "online": online}
+    if plan.mixins:
+        kind = type("PlannedTrainer", (*plan.mixins, kind), {})
     try:
         trainer = kind(
+            callbacks=plan.callbacks(),
             model=model,
             args=args,
             train_dataset=train.select_columns(columns),
@@ -195,13 +221,14 @@ def _train(trainer: Trainer, checkpoint: Path | None) -> None:
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 
-def _result(trainer: Trainer, seconds: float, on_cpu: bool) -> SFTResult:
-    state = trainer.state
-    losses = [(e["step"], e["loss"], e["learning_rate"]) for e in state.log_history if "loss" in e]
-    tokens = int(state.num_input_tokens_seen)
+def _result(trainer: Trainer, reporter: Reporter, seconds: float, on_cpu: bool) -> SFTResult:
+    state, done = trainer.state, reporter.done_steps
+    losses = [(done + e["step"], e["loss"], e["learning_rate"]) for e in state.log_history if "loss" in e]
+    losses = [*reporter.done_losses, *losses]
+    tokens = reporter.done_tokens + int(state.num_input_tokens_seen)
     return SFTResult(
         model=trainer.accelerator.unwrap_model(trainer.model).eval(),
-        steps=state.global_step,
+        steps=done + state.global_step,
         epochs=float(state.epoch or 0),
         train_loss=sum(loss for _, loss, _ in losses) / len(losses),
         losses=losses,
@@ -212,6 +239,7 @@ def _result(trainer: Trainer, seconds: float, on_cpu: bool) -> SFTResult:
         peak_memory_mb=_peak_mb(on_cpu),
         candidates=trainer.policy.seen_ if isinstance(trainer, OnlineTrainer) else None,
         kept=trainer.policy.kept_ if isinstance(trainer, OnlineTrainer) else None,
+        delta=getattr(trainer, "sparse_delta", None),
     )
 
 

@@ -20,6 +20,7 @@ from tunesmith.core.files import atomic_dir, read_json
 from tunesmith.engine.logits import fixed_batch, logits_of
 from tunesmith.engine.models import load_model
 from tunesmith.engine.silence import quiet
+from tunesmith.tuners.roste import is_roste_folder, load_roste
 
 __all__ = ["load_tuned", "save_tuned"]
 
@@ -51,9 +52,7 @@ def save_tuned(model: Any, tokenizer: Any, folder: str | Path) -> None:
                 _read_adapter(model, partial)
                 after = logits_of(model, batch)
         else:
-            after = logits_of(
-                load_model(str(partial), dtype=_name(model.dtype), device=str(model.device)), batch
-            )
+            after = logits_of(_read_whole(model, partial), batch)
         worst = float((before - after).abs().max())
         if not worst <= TOLERANCE * max(1.0, float(before.abs().max())):
             raise TrainingError(
@@ -76,7 +75,7 @@ def load_tuned(folder: str | Path, base: str | Callable[[], Any], dtype: str = "
         The model in evaluation mode: a ``PeftModel``, or the whole model.
 
     Raises:
-        MissingModelError: the folder holds neither.
+        MissingModelError: the folder holds neither, or an adapter of a method that is not installed here.
     """
     path = Path(folder)
     if (path / "adapter_config.json").exists():
@@ -84,16 +83,29 @@ def load_tuned(folder: str | Path, base: str | Callable[[], Any], dtype: str = "
 
         from tunesmith.tuners import register
 
-        register()
+        _refuse_unknown(path, register())
         model = load_model(base, dtype=dtype) if isinstance(base, str) else base()
         with quiet(python_warnings=True):  # PEFT asks for an attribute that transformers has renamed
             return PeftModel.from_pretrained(model, str(path)).eval()
+    if is_roste_folder(path):
+        return load_roste(path)
     if not (path / "config.json").exists():
         raise MissingModelError(
             f"The folder {folder} holds neither an adapter (adapter_config.json) nor a model (config.json). "
             "Give a folder that save_tuned wrote."
         )
     return load_model(str(path), dtype=read_json(path / "config.json").get("dtype") or dtype)
+
+
+def _refuse_unknown(folder: Path, ours: list[str]) -> None:
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    kind = read_json(folder / "adapter_config.json").get("peft_type")
+    if kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        raise MissingModelError(
+            f"The adapter in {folder} is of the method {kind!r}, which neither the installed PEFT nor tunesmith "
+            f"({', '.join(ours)}) knows. Install the version that wrote it, or import the package that brings it."
+        )
 
 
 @contextmanager
@@ -119,6 +131,12 @@ def _read_adapter(model: Any, folder: Path) -> None:
     from peft import load_peft_weights, set_peft_model_state_dict
 
     set_peft_model_state_dict(model, load_peft_weights(str(folder), device=str(model.device)))
+
+
+def _read_whole(model: Any, folder: Path) -> Any:
+    if is_roste_folder(folder):
+        return load_roste(folder).to(model.device)
+    return load_model(str(folder), dtype=_name(model.dtype), device=str(model.device))
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -20,15 +20,14 @@ import numpy as np
 
 from tunesmith.core.errors import ParameterError, TrainingError, nearest
 from tunesmith.core.events import EventLog
-from tunesmith.core.files import disk_errors, hash_json
+from tunesmith.core.files import disk_errors
+from tunesmith.trainers.plans import plan_of
 from tunesmith.trainers.saving import load_tuned, save_tuned
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 __all__ = ["SFTResult", "load_tuned", "save_tuned", "train_sft"]
-
-ADAPTER_RATE, FULL_RATE = 2e-4, 2e-5
 
 # Fields of trl.SFTConfig that have a name of our own, or that would undo what the preflight has counted.
 RENAMED = {
@@ -70,6 +69,7 @@ class SFTResult:
             of 10^6.
         candidates: rows that an online policy chose among (in this process); None without one.
         kept: those of them that were trained on.
+        delta: the `tuners.SparseDelta` that LT-SFT learned, which is applied to ``model``; None with other methods.
     """
 
     model: Any
@@ -84,6 +84,7 @@ class SFTResult:
     peak_memory_mb: float
     candidates: int | None = None
     kept: int | None = None
+    delta: Any | None = None
 
 
 def train_sft(
@@ -103,6 +104,7 @@ def train_sft(
     seed: int = 0,
     validation: Dataset | None = None,
     online: dict[str, Any] | Any | None = None,
+    consistency: float | None = None,
     log: EventLog | None = None,
     resume: bool = True,
     **config_overrides: Any,
@@ -119,8 +121,9 @@ def train_sft(
         tokenizer: the model's tokenizer.
         train: rows of `data.preflight.encode_dataset`.
         output_dir: for checkpoints; a whole one found there is continued.
-        tuner: ``{"type": "lora", "r": 16}`` (see `tuners.peft_config`), a ``PeftConfig``, or None or
-            ``{"type": "full"}`` for all weights.
+        tuner: ``{"type": "lora", "r": 16}`` (see `tuners.peft_config`), a ``PeftConfig``, None or
+            ``{"type": "full"}`` for all weights, or another name of `trainers.plans.PLANS`: ``hft``, ``locft``,
+            ``lt_sft``, ``roste``.
         epochs: passes over the rows, > 0.
         learning_rate: peak; 2e-4 for adapters and 2e-5 for all weights by default.
         batch_size: rows per forward pass and process.
@@ -132,6 +135,8 @@ def train_sft(
         validation: encoded rows whose loss is measured after each epoch (mean over batches).
         online: train on chosen rows of each batch: ``{"policy": "uds", "keep": 0.5}`` with the policy's parameters
             beside them, or an `OnlineSelection`. By default every row is trained on.
+        consistency: weight of the loss between two passes over each batch (`ConsistencyMixin`; twice the time); by
+            default 1 with MoSA, whose passes draw different parts, and 0 with everything else.
         log: event log.
         resume: continue from the last whole checkpoint; False discards what is there.
         **config_overrides: further fields of ``trl.SFTConfig``, for example ``gradient_checkpointing=True``,
@@ -149,8 +154,9 @@ def train_sft(
     log = EventLog() if log is None else log
     folder = Path(output_dir)
     _check(epochs=epochs, batch_size=batch_size, accumulate=accumulate, warmup=warmup, save_every=save_every)
-    config = _peft_config(tuner)
-    rate = learning_rate if learning_rate is not None else FULL_RATE if config is None else ADAPTER_RATE
+    plan = plan_of(tuner, train_sft)
+    plan.ask_consistency(consistency, train_sft)
+    rate = learning_rate if learning_rate is not None else plan.rate
     if not rate > 0:
         raise ParameterError("learning_rate", train_sft, "a float above 0", rate)
     if len(train) == 0:
@@ -179,7 +185,8 @@ def train_sft(
         selection.rows(batch_size)
     identity = {
         "data": _data_hash(train),
-        "tuner": "full" if config is None else hash_json(config.to_dict()),
+        "tuner": plan.describe(),
+        **({"consistency": plan.consistency} if plan.consistency else {}),
         "model": f"{type(model).__name__}, {model.dtype}, {model.num_parameters():,} parameters",
         **{key: str(value) for key, value in settings.items() if key != "save_steps"},
         **({} if selection is None else {"online": selection.describe()}),
@@ -188,7 +195,7 @@ def train_sft(
 
     with disk_errors(folder):
         return run(
-            model, tokenizer, train, folder, config, settings, identity, validation, log, resume, selection
+            model, tokenizer, train, folder, plan, settings, identity, validation, log, resume, selection
         )
 
 
@@ -200,28 +207,6 @@ def _check(**values: Any) -> None:
         raise ParameterError("epochs", train_sft, "a float above 0", values["epochs"])
     if not 0 <= values["warmup"] < 1:
         raise ParameterError("warmup", train_sft, "a float in [0, 1)", values["warmup"])
-
-
-def _peft_config(tuner: Any) -> Any:
-    """Return the PEFT config that ``tuner`` stands for; None for full tuning."""
-    if tuner is None:
-        return None
-    if not isinstance(tuner, dict):
-        from peft import PeftConfig
-
-        if not isinstance(tuner, PeftConfig):
-            raise ParameterError("tuner", train_sft, "a dict with 'type', a PeftConfig or None", tuner)
-        return tuner
-    parameters = dict(tuner)
-    kind = parameters.pop("type", "lora")
-    if kind == "full":
-        if parameters:
-            name, value = next(iter(parameters.items()))
-            raise ParameterError(name, "tuner 'full'", "left out: full tuning has no parameters", value)
-        return None
-    from tunesmith.tuners import peft_config
-
-    return peft_config(kind, **parameters)
 
 
 def _checked_overrides(overrides: dict[str, Any], schedule: str) -> dict[str, Any]:

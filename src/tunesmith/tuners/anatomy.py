@@ -27,13 +27,13 @@ Role = Literal["q", "k", "v", "qkv", "o", "up", "gate", "gate_up", "down", "norm
 # The end of a module's name inside its block -> what it does. The first that fits counts, so that
 # ``attention.output.dense`` is not taken for the feed-forward's ``output.dense``.
 _NAMES: tuple[tuple[str, Role, Category], ...] = (
-    (r"(q_proj|q_lin|(self|attention|attn)\.query|(Self|EncDec)Attention\.q)", "q", "attention"),
-    (r"(k_proj|k_lin|(self|attention|attn)\.key|(Self|EncDec)Attention\.k)", "k", "attention"),
-    (r"(v_proj|v_lin|(self|attention|attn)\.value|(Self|EncDec)Attention\.v)", "v", "attention"),
+    (r"(q_proj|q_lin|(self|attention|attn)\.query|\w*([Aa]ttention|attn)\.q)", "q", "attention"),
+    (r"(k_proj|k_lin|(self|attention|attn)\.key|\w*([Aa]ttention|attn)\.k)", "k", "attention"),
+    (r"(v_proj|v_lin|(self|attention|attn)\.value|\w*([Aa]ttention|attn)\.v)", "v", "attention"),
     (r"(qkv_proj|Wqkv|query_key_value|attn\.c_attn|(attn|attention)\.qkv)", "qkv", "attention"),
     (
         r"(o_proj|out_proj|out_lin|attention\.output\.dense|attn\.c_proj|attention\.dense|self_attention\.dense"
-        r"|(attn|attention)\.(Wo|proj)|(Self|EncDec)Attention\.o)",
+        r"|(attn|attention)\.(Wo|proj)|\w*([Aa]ttention|attn)\.o)",
         "o",
         "attention",
     ),

@@ -46,7 +46,7 @@ def peft_config(type: str = "lora", /, **parameters: Any) -> Any:
     """
     table = config_of()
     if type not in table:
-        raise UnknownNameError("tuner", type, [*table, "full"])
+        raise UnknownNameError("tuner", type, [*table, "full", "hft", "locft", "lt_sft", "roste"])
     config = table[type]
     fields = {field.name for field in dataclasses.fields(config) if field.init}
     for name, value in parameters.items():

@@ -53,7 +53,7 @@ class Mix:
     calls: float = 0.75
     test_rows: int = 100
     validation_rows: int = 40
-    facts: int = 60
+    facts: int = 50
 
 
 def load(name: str, seed: int = 0, **options: Any) -> Dataset:

@@ -109,7 +109,7 @@ def find(
 
 
 def build(key: str, **parameters: Any) -> Any:
-    """Return the PEFT config of a method; see `tunesmith.tuners.peft_config` for the defaults of LoRA.
+    """Return the config of a method, PEFT's or ours; see `tunesmith.tuners.peft_config` for the defaults of LoRA.
 
     Raises:
         UnknownNameError: there is no such method.
@@ -129,6 +129,10 @@ def build(key: str, **parameters: Any) -> Any:
         config = our_class(name)
         if config is None:
             raise TunesmithError(f"{entry.title} is planned as tunesmith.{name} and does not work yet.")
+        if not name.endswith("Config"):
+            raise TunesmithError(
+                f"{entry.title} is not a config: see tunesmith.{name}, or put tuner: {{type: {key}}} into a recipe."
+            )
         return config(**parameters)
     if not has_peft(entry.min_version) or (config := peft_class(name)) is None:
         import peft

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,37 @@ _NEEDED: dict[str, dict[str, Any]] = {
     "trainable_tokens": {"token_indices": list(range(20))},
     "adaption_prompt": {"adapter_len": 10, "adapter_layers": 1},
     "cpt": {"cpt_token_ids": [0] * 20, "cpt_mask": [1] * 20, "cpt_tokens_type_mask": [1] * 20},
+}
+
+
+def _half(model: Any, parameters: dict[str, Any]) -> int:
+    from tunesmith.tuners.hft import HalfFineTuning
+
+    half = HalfFineTuning(model, **parameters)
+    half.new_round()
+    return half.trainable_parameters()[0]
+
+
+def _one_place(model: Any, parameters: dict[str, Any]) -> int:
+    from tunesmith.tuners.locft import LocFTConfig, find_sites
+
+    names = {site.name for site in find_sites(model, LocFTConfig(**parameters))[0]}
+    return sum(p.numel() for name, p in model.named_parameters() if name in names)
+
+
+def _entries(model: Any, parameters: dict[str, Any]) -> int:
+    norms = {p for name, p in model.named_parameters() if "norm" in name.lower()}
+    return round(
+        parameters.get("density", 0.01) * sum(p.numel() for p in model.parameters() if p not in norms)
+    )
+
+
+# Ours that put nothing into the model.
+_WHOLE: dict[str, Callable[[Any, dict[str, Any]], int]] = {
+    "hft": _half,
+    "locft_bf": _one_place,
+    "lt_sft": _entries,
+    "roste": lambda model, parameters: sum(p.numel() for p in model.parameters()),
 }
 
 
@@ -64,6 +96,8 @@ def size_of(entry: MethodEntry, config: Any, **parameters: Any) -> Size:
         model = AutoModelForCausalLM.from_config(config)
     total = sum(p.numel() for p in model.parameters())
     try:
+        if entry.key in _WHOLE:
+            return Size(entry.key, _WHOLE[entry.key](model, parameters), total)
         tuner = build(entry.key, **{**_NEEDED.get(entry.key, {}), **parameters})
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")
@@ -74,7 +108,7 @@ def size_of(entry: MethodEntry, config: Any, **parameters: Any) -> Size:
 
 
 def table_of_sizes(config: Any, keys: list[str] | None = None) -> list[Size]:
-    """Return `size_of` for each method with a PEFT config that is installed (or those named), by size.
+    """Return `size_of` for each method that can be built with what is installed (or those named), by size.
 
     Args:
         config: a transformers config.
@@ -83,5 +117,5 @@ def table_of_sizes(config: Any, keys: list[str] | None = None) -> list[Size]:
     from tunesmith.tuners.catalogue.search import find, get
 
     chosen = [get(key) for key in keys] if keys is not None else find(available=True)
-    found = [size_of(entry, config) for entry in chosen if entry.implemented_by == "peft"]
+    found = [size_of(entry, config) for entry in chosen if entry.implemented_by in ("peft", "tunesmith")]
     return sorted(found, key=lambda size: (size.trained is None, size.trained or 0, size.key))
