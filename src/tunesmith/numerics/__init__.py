@@ -1,5 +1,5 @@
 """The shared maths: splitting budgets, weighted draws, k-means, greedy choice with falling gains, random
-sketches, per-example gradients."""
+sketches, Hadamard rotations, per-example gradients."""
 
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tunesmith.numerics.draws import group_softmax, row_gumbel, top_by_group, weighted_draw
     from tunesmith.numerics.gradients import ExampleGradients, per_example_grad_norms, projected_gradients
     from tunesmith.numerics.greedy import lazy_greedy
+    from tunesmith.numerics.hadamard import RandomHadamard, hadamard_block, walsh_hadamard
     from tunesmith.numerics.lloyd import KMeansResult, kmeans, nearest_center
     from tunesmith.numerics.neighbors import knn_graph, nearest_rows
     from tunesmith.numerics.sketches import HartleySketch, SignSketch, SparseSketch, hartley
@@ -22,10 +23,12 @@ __all__ = [
     "GreedyResult",
     "HartleySketch",
     "KMeansResult",
+    "RandomHadamard",
     "SignSketch",
     "SparseSketch",
     "allocate",
     "group_softmax",
+    "hadamard_block",
     "hartley",
     "kmeans",
     "knn_graph",
@@ -36,6 +39,7 @@ __all__ = [
     "projected_gradients",
     "row_gumbel",
     "top_by_group",
+    "walsh_hadamard",
     "weighted_draw",
 ]
 
@@ -48,10 +52,12 @@ __getattr__, __dir__ = lazy_exports(
         "GreedyResult": "coverage",
         "HartleySketch": "sketches",
         "KMeansResult": "lloyd",
+        "RandomHadamard": "hadamard",
         "SignSketch": "sketches",
         "SparseSketch": "sketches",
         "allocate": "allocation",
         "group_softmax": "draws",
+        "hadamard_block": "hadamard",
         "hartley": "sketches",
         "kmeans": "lloyd",
         "knn_graph": "neighbors",
@@ -62,6 +68,7 @@ __getattr__, __dir__ = lazy_exports(
         "projected_gradients": "gradients",
         "row_gumbel": "draws",
         "top_by_group": "draws",
+        "walsh_hadamard": "hadamard",
         "weighted_draw": "draws",
     },
 )

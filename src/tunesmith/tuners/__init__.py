@@ -11,16 +11,21 @@ __all__ = [
     "LocFTConfig",
     "LofitConfig",
     "MosaConfig",
+    "RosteConfig",
+    "RotatedQuantLinear",
     "SparseDelta",
+    "apply_roste",
     "check_target_modules",
     "global_top_k",
     "half_reset",
     "head_importance",
+    "load_roste",
     "merged_adapter",
     "mosa_to_lora",
     "peft_config",
     "proportional_layer",
     "register",
+    "search_rotations",
     "select_half",
     "select_heads",
     "tuner_names",
@@ -34,6 +39,13 @@ if TYPE_CHECKING:
     from tunesmith.tuners.lofit import HeadSelection, LofitConfig, head_importance, select_heads
     from tunesmith.tuners.mosa import MosaConfig, merged_adapter, mosa_to_lora
     from tunesmith.tuners.registration import register
+    from tunesmith.tuners.roste import (
+        RosteConfig,
+        RotatedQuantLinear,
+        apply_roste,
+        load_roste,
+        search_rotations,
+    )
     from tunesmith.tuners.sparse import SparseDelta, global_top_k
 else:
     __getattr__, __dir__ = lazy_exports(
@@ -52,6 +64,11 @@ else:
             "select_heads": "lofit",
             "half_reset": "hft",
             "select_half": "hft",
+            "RosteConfig": "roste",
+            "RotatedQuantLinear": "roste",
+            "apply_roste": "roste",
+            "load_roste": "roste",
+            "search_rotations": "roste",
             "SparseDelta": "sparse",
             "global_top_k": "sparse",
             "check_target_modules": "config",
