@@ -172,8 +172,8 @@ def export(model: Any) -> RosteExport:
         rotated, bias = layer.rotated()
         codes, scale, zero = quantize(rotated, layer.weight_quantizer)
         weights[name] = QuantizedWeight(
-            codes.to(_code_type(bits, zero is None)),
-            scale,
+            codes.to(_code_type(bits, zero is None)).contiguous(),
+            scale.contiguous(),
             None if zero is None else zero.to(torch.int64),
             bits,
             None if bias is None else bias.to(layer.bias.dtype),
@@ -185,7 +185,10 @@ def export(model: Any) -> RosteExport:
         if id(tensor) not in covered:  # each once: a tied head is its embeddings
             covered.add(id(tensor))
             rest[name] = tensor.detach().clone()
-    return RosteExport(weights, rest, state, copy.deepcopy(getattr(model, "config", None)))
+    config = copy.deepcopy(getattr(model, "config", None))
+    if config is not None:  # as save_pretrained notes them
+        config.architectures, config.dtype = [type(model).__name__], getattr(model, "dtype", None)
+    return RosteExport(weights, rest, state, config)
 
 
 def _code_type(bits: int, signed: bool) -> torch.dtype:

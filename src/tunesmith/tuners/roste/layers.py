@@ -126,7 +126,9 @@ class RotatedQuantLinear(torch.nn.Linear):
         if self._plain():
             return self._product(x)
         weight, bias = self.effective(dtype)
-        result: torch.Tensor = _Product.apply(x, self.weight, self.bias, weight, bias, self)
+        result: torch.Tensor = _Product.apply(  # type: ignore[no-untyped-call]
+            x, self.weight, self.bias, weight, bias, self
+        )
         return result
 
     def _plain(self) -> bool:
@@ -158,7 +160,7 @@ class RotatedQuantLinear(torch.nn.Linear):
     @torch.no_grad()
     def effective(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return ``Q_w(W R)`` ``(out, in)`` and the bias, in ``dtype``; from the cache if the weight is the same."""
-        key = None
+        key: tuple[Any, ...] | None = None
         if self.cache and not self.weight.is_inference():
             # What was made in inference mode cannot be saved for a gradient.
             mode = self.active, torch.is_inference_mode_enabled()
@@ -186,7 +188,7 @@ class RotatedQuantLinear(torch.nn.Linear):
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self.forget()
-        return super()._apply(*args, **kwargs)
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave the cached weight behind."""

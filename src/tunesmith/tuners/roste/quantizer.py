@@ -114,7 +114,9 @@ def rotate_fake_quant(
     dtype = x.dtype if dtype is None else dtype
     if quantizer.bits is None and (rotation is None or back):
         return x.to(dtype)
-    result: torch.Tensor = _StraightThrough.apply(x, quantizer, rotation, dtype, back)
+    result: torch.Tensor = _StraightThrough.apply(  # type: ignore[no-untyped-call]
+        x, quantizer, rotation, dtype, back
+    )
     return result
 
 

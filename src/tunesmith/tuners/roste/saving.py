@@ -45,7 +45,7 @@ def state_from_json(values: dict[str, Any], source: str) -> Any:
         )
     try:
         rotate = {site: bool(on) for site, on in values["rotate"].items()}
-        choices = {site: RotationChoice(*found, rotate[site]) for site, found in values["errors"].items()}
+        choices = {s: RotationChoice(one, other, rotate[s]) for s, (one, other) in values["errors"].items()}
         signs = {int(width): _unpacked(text, int(width)) for width, text in values["signs"].items()}
         return RosteState(RosteConfig.from_dict(values["config"]), rotate, choices, signs)
     except (KeyError, TypeError, AttributeError, ValueError) as error:

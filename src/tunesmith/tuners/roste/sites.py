@@ -94,8 +94,9 @@ def linear_sites(model: Any, config: RosteConfig, caller: Any) -> dict[str, Any]
         raise ParameterError(
             "model", caller, "a model with linear layers to quantise; none is left", type(model).__name__
         )
-    for name in chosen:
-        width = linear_shape(every[name])[0]
+    sites = {name: module for name, module in every.items() if name in chosen}
+    for name, module in sites.items():
+        width = linear_shape(module)[0]
         if config.group_size is not None and width % config.group_size:
             raise ParameterError(
                 "group_size",
@@ -103,7 +104,7 @@ def linear_sites(model: Any, config: RosteConfig, caller: Any) -> dict[str, Any]
                 f"a divisor of the input width {width} of {name}, or None",
                 config.group_size,
             )
-    return {name: module for name, module in every.items() if name in chosen}
+    return sites
 
 
 def _replaceable(module: Any) -> bool:
