@@ -3,11 +3,12 @@
     python benchmarks/claims/locft_bf.py [counterfact.json]
 
 A Llama-style model of 4 layers, 64 wide, memorises 210 made-up facts, each in two wordings (with a file: 210 of its
-edits with their true answers). Then 60 of them get new answers. Depth first takes up to 25 steps on each edit, breadth
-first up to 25 epochs over all; rates of each arm are the best of three or four on a seed of their own, by the harmonic
-mean of reliability and locality, so that neither hardly writing nor forgetting all wins. Measured after the whole run
-by free greedy answers: reliability (new answers), generalization (in the other wording, which was not edited) and
-locality (the 150 other facts still answered).
+edits with their true answers). Then 60 of them get new answers. Depth first takes up to 25 steps on each edit,
+breadth first up to 25 epochs over all; rates of each arm are the best of three or four on a seed of their own, by the
+harmonic mean of reliability and locality, so that neither hardly writing nor forgetting all wins. One arm more has
+the rate at which depth first writes each edit in its turn. Measured after the whole run by free greedy answers:
+reliability (new answers), generalization (in the other wording, which was not edited) and locality (the 150 other
+facts still answered).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ N_KEPT, N_EDITS, LAYER = 150, 60, 2
 MATRIX = {"layer": LAYER, "module": "mlp_down"}
 ARMS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "depth first": ({**MATRIX, "pipeline": "depth_first"}, (5e-4, 1e-3, 2e-3, 5e-3)),
+    "depth first, rate 5e-3": ({**MATRIX, "pipeline": "depth_first"}, (5e-3,)),
     "breadth first, batch 1": ({**MATRIX, "batch_size": 1}, (5e-4, 1e-3, 2e-3, 5e-3)),
     "LocFT-BF, batch 20": ({**MATRIX, "batch_size": 20}, (1e-3, 2e-3, 5e-3, 1e-2)),
     "LocFT-BF, layer 0": ({**MATRIX, "layer": 0, "batch_size": 20}, (1e-3, 2e-3, 5e-3, 1e-2)),
@@ -193,6 +195,7 @@ def main() -> None:
     intervals = {m: [difference(found[m], ours, arm) for arm in others] for m in measures}
     key = {m: {row["baseline"]: row for row in rows} for m, rows in intervals.items()}
     depth = [key[m]["depth first"] for m in ("reliability", "locality")]
+    stuck = [key[m]["depth first, rate 5e-3"] for m in ("reliability", "locality")]
     full = [key["locality"]["all weights, batch 20"]]
     forgets = " / ".join(
         f"{np.mean(found[f'{part} third']['depth first']):.2f}" for part in ("first", "middle", "last")
@@ -207,7 +210,9 @@ def main() -> None:
         + f". Depth first: reliability by thirds of the stream {forgets}, with "
         f"{np.mean(found['stuck right after']['depth first']):.0%} of the edits below a loss of ln 2 right after "
         "their turn. "
-        f"Against depth first in reliability and locality: {count(depth).lower()}; against all weights in locality: "
+        f"Against depth first in reliability and locality: {count(depth).lower()}; against depth first at a rate at "
+        f"which {np.mean(found['stuck right after']['depth first, rate 5e-3']):.0%} of its edits stick: "
+        f"{count(stuck).lower()}; against all weights in locality: "
         f"{count(full).lower()}.",
         "holds": all(row["low"] > 0 for row in (*depth, *full)),
         "setting": " ".join((__doc__ or "").split("\n\n")[2].split()),
