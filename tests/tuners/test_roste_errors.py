@@ -70,13 +70,21 @@ def test_fields_that_do_not_go_together_or_do_not_exist() -> None:
 @pytest.mark.parametrize("call", [apply_roste, search_rotations])
 def test_no_calibration_batch(call: Any, batches: Any) -> None:
     refused(
-        "The 'calibration_batches' parameter of search_rotations must be at least one batch of inputs with "
+        f"The 'calibration_batches' parameter of {call.__name__} must be at least one batch of inputs with "
         "rotation='adaptive', which measures errors on them. Got [] instead.",
         call,
         tiny(),
         calibration_batches=batches,
         config=RosteConfig(),
     )
+
+
+def test_a_folded_model_that_is_refused_stays_as_it_was() -> None:
+    model, _ = build("llama-tied")
+    before = copy.deepcopy(model.state_dict())
+    refused("at least one batch", apply_roste, model, RosteConfig(layout="folded"), [])
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert all(torch.equal(a, before[n]) for n, a in model.state_dict().items())
 
 
 @pytest.mark.parametrize("batch", ["text", {}, {"a": 1}, (torch.zeros(1, 8),)])

@@ -159,11 +159,11 @@ def apply_roste(
         choices = {s: c for s in wanted if isinstance(c := rotations[s], RotationChoice)}
         rotate = {site: _is_on(rotations[site]) for site in wanted}
     elif config.rotation == "adaptive":
-        if calibration_batches is None:
-            calibration_batches = []
+        if calibration_batches is None or calibration_batches == []:
+            Calibration(model, None, apply_roste).run()  # refuses, before anything is folded
         if blocks:
             fold_norms(model, blocks)
-        choices = _search(model, blocks, calibration_batches, config, turns, sites)
+        choices = _search(model, blocks, calibration_batches, config, turns, sites, apply_roste)
         rotate = {site: choices[site].rotate for site in wanted}
     else:
         rotate = dict.fromkeys(wanted, config.rotation == "all")
@@ -305,18 +305,19 @@ def _quantizers(config: RosteConfig) -> dict[str, Quantizer]:
 def _search(
     model: Any,
     blocks: list[FoldedBlock],
-    batches: Iterable[Any],
+    batches: Iterable[Any] | None,
     config: RosteConfig,
     turns: Rotations,
     sites: dict[str, Any] | None = None,
+    caller: Any = search_rotations,
 ) -> dict[str, RotationChoice]:
     attention = _attention(model, config)
     if attention:
         route(model)
-    calibration = Calibration(model, batches, search_rotations)
+    calibration = Calibration(model, batches, caller)
     if blocks:
         return measure_folded(calibration, blocks, _quantizers(config), turns, _hidden(model))
-    sites = linear_sites(model, config, search_rotations) if sites is None else sites
+    sites = linear_sites(model, config, caller) if sites is None else sites
     return measure_online(calibration, sites, attention, _quantizers(config), turns)
 
 
