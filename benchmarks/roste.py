@@ -4,7 +4,7 @@
 
 One thread, processor time, float32, 4 rows of 256 tokens, W4A4KV4, loss over all positions, AdamW; every arm in a
 process of its own, least of two steps. ``forward`` is the pass in training that follows an optimiser step, so the
-weights are rotated and rounded anew; ``forward_cached`` the next one, with kept weights, while the graph of the first is
+weights are rotated and rounded anew; ``forward_cached`` the next, with kept weights, while the graph of the first is
 in memory. ``naive`` is the arithmetic of the linear layers written down plainly: each quantises its own input,
 ``x + (Q(x) - x).detach()``, weights at each pass, rotations as products with the whole matrix; its cache stays in
 floating point.
