@@ -122,13 +122,20 @@ ROWS = [
         **_MOSA,
     ),
 ]
-CASES = [pytest.param(row, kind, id=f"{row.name}-{kind}") for row in ROWS for kind in row.kinds]
-LANGUAGE = [
-    pytest.param(row, kind, id=f"{row.name}-{kind}")
-    for row in ROWS
-    for kind in row.kinds
-    if kind in LANGUAGE_MODELS
-]
+# Of the six kinds three run in the default tier: grouped queries, one fused transposed matrix, and a post-norm encoder.
+QUICK = ("llama", "gpt2", "bert")
+
+
+def _cases(kinds: tuple[str, ...]) -> list[Any]:
+    return [
+        pytest.param(row, kind, id=f"{row.name}-{kind}", marks=[] if kind in QUICK else [pytest.mark.slow])
+        for row in ROWS
+        for kind in row.kinds
+        if kind in kinds
+    ]
+
+
+CASES, LANGUAGE = _cases(KINDS), _cases(LANGUAGE_MODELS)
 EACH = [pytest.param(row, id=row.name) for row in ROWS]
 
 

@@ -42,7 +42,15 @@ def read_back(name: str, model: Any, folder: Path) -> Any:
 
 
 WAYS: dict[str, Callable[[Any, Any], Any]] = {"half": half, "located": located, "quantised": quantised}
-CASES = [pytest.param(name, kind, id=f"{name}-{kind}") for name in WAYS for kind in KINDS]
+QUICK = ("llama", "gpt2", "bert")  # the others run in the slow tier
+
+
+def _slow(kind: str) -> list[Any]:
+    return [] if kind in QUICK else [pytest.mark.slow]
+
+
+EACH = [pytest.param(kind, marks=_slow(kind)) for kind in KINDS]
+CASES = [pytest.param(name, kind, id=f"{name}-{kind}", marks=_slow(kind)) for name in WAYS for kind in KINDS]
 
 
 def step(model: Any, inputs: Any, n: int = 3) -> list[float]:
@@ -86,7 +94,7 @@ def test_only_what_may_move_moves_and_the_result_is_read_back_equal(
     assert torch.equal(run(read_back(name, model, tmp_path), inputs), expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EACH)
 def test_half_of_the_matrices_of_every_layer(kind: str) -> None:
     model, _ = build(kind)
     trained = set(HalfFineTuning(model, seed=1).new_round().trained)
@@ -101,7 +109,7 @@ def test_half_of_the_matrices_of_every_layer(kind: str) -> None:
             assert kinds == {True, False}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EACH)
 def test_a_half_is_reset_to_the_base(kind: str) -> None:
     base, inputs = build(kind)
     tuned = copy.deepcopy(base)
@@ -112,7 +120,7 @@ def test_a_half_is_reset_to_the_base(kind: str) -> None:
     assert 0 < sum(equal) < len(equal)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EACH)
 def test_a_sparse_delta_is_put_on_and_taken_off(kind: str, tmp_path: Path) -> None:
     base, inputs = build(kind)
     tuned = copy.deepcopy(base)
@@ -131,7 +139,7 @@ def test_a_sparse_delta_is_put_on_and_taken_off(kind: str, tmp_path: Path) -> No
     assert torch.equal(run(base, inputs), before)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EACH)
 def test_without_quantisers_the_rotated_model_is_the_base(kind: str) -> None:
     model, inputs = build(kind)
     before = run(model, inputs)

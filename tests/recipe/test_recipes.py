@@ -11,9 +11,22 @@ from tunesmith.recipe import load, run
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))
+# One recipe per kind of stage runs in the default tier, the others (which differ from these in a method that tests of its
+# own cover) in the slow one.
+QUICK = ("quickstart", "clear", "depict", "fine-t2i", "mig", "uds", "locft-bf")
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=[str(path.relative_to(FOLDER)) for path in RECIPES])
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path,
+            id=str(path.relative_to(FOLDER)),
+            marks=[] if path.stem in QUICK else [pytest.mark.slow],
+        )
+        for path in RECIPES
+    ],
+)
 def test_recipe_runs(path, tiny_model_dir, tiny_encoder_dir, tmp_path):
     loaded = load(path)
     overrides = [f"model.id={tiny_model_dir}", f"features.encoder={tiny_encoder_dir}", "train.epochs=1"]

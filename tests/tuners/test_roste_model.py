@@ -217,6 +217,7 @@ def test_gradient_checkpointing_changes_nothing(layout: str) -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["online", "folded"])
 def test_tuning_lowers_the_loss_and_follows_its_seed(layout: str) -> None:
     base, inputs = build("llama-tied")
