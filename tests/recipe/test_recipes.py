@@ -11,8 +11,8 @@ from tunesmith.recipe import load, run
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))
-# One recipe per kind of stage runs in the default tier, the others (which differ from these in a method that tests of its
-# own cover) in the slow one.
+# One recipe per kind of stage runs in the default tier; the others differ from these in a method that has tests of its
+# own, and run in the slow tier.
 QUICK = ("quickstart", "clear", "depict", "fine-t2i", "mig", "uds", "locft-bf")
 
 
