@@ -144,6 +144,7 @@ def test_threads_do_not_share_a_pass(tiny_transformer: Tiny, output_of: Any, var
     assert wrong == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["chain", "sublayer"])
 def test_a_compiled_model_is_the_same_at_each_call(
     tiny_transformer: Tiny, output_of: Any, variant: str

@@ -134,6 +134,7 @@ def test_low_precision_is_compared_in_float32():
     assert chosen(global_top_k(base, tuned, 1)) == {"a": [1]}
 
 
+@pytest.mark.slow
 def test_random_positions_are_uniform_and_repeatable():
     sizes = {"a": 30, "b": 10}
     assert chosen(random_positions(sizes, 40, 0)) == {"a": list(range(30)), "b": list(range(10))}
