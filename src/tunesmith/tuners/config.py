@@ -8,10 +8,10 @@ what is there.
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Any
 
 from tunesmith.core.errors import ConfigError, ParameterError, UnknownNameError, nearest
+from tunesmith.tuners._targets import refuse_unmatched
 from tunesmith.tuners.registration import config_of
 
 __all__ = ["check_target_modules", "peft_config", "tuner_names"]
@@ -84,32 +84,11 @@ def check_target_modules(model: Any, config: Any) -> None:
     targets = getattr(config, "target_modules", None)
     if not targets or targets == ALL_LINEAR:
         return
-    names = [name for name, _ in model.named_modules() if name]
-    if isinstance(targets, str):
-        missing = [] if any(_matches(name, targets, True) for name in names) else [targets]
-    else:
-        missing = [t for t in sorted(targets) if not any(_matches(name, t, False) for name in names)]
-    if missing:
-        linear = sorted(
-            {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module) and name}
-        )
-        near = nearest(missing[0], linear)
-        raise ParameterError(
-            "target_modules",
-            config,
-            f"names of modules in the model; {', '.join(map(repr, missing))} matches none.{near} "
-            f"Linear layers found: {', '.join(linear)}",
-            sorted(targets) if not isinstance(targets, str) else targets,
-        )
-
-
-def _matches(name: str, target: str, is_pattern: bool) -> bool:
-    if name == target or name.endswith(f".{target}"):
-        return True
-    try:
-        return is_pattern and re.fullmatch(target, name) is not None
-    except re.error:
-        return False
+    modules = {name: module for name, module in model.named_modules() if name}
+    linear = {name.rsplit(".", 1)[-1] for name, module in modules.items() if _is_linear(module)}
+    refuse_unmatched(
+        targets, modules, config, "modules in the model", ends=linear, label="Linear layers found"
+    )
 
 
 def _is_linear(module: Any) -> bool:

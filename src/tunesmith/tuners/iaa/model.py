@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner, _ExcludedModule
 
-from tunesmith.core.errors import ParameterError, nearest
+from tunesmith.core.errors import ParameterError
 from tunesmith.tuners._base import is_linear, linear_shape
+from tunesmith.tuners._targets import matches, refuse_unmatched
 from tunesmith.tuners.anatomy import anatomy
 from tunesmith.tuners.iaa.block import attach, attach_host, attach_taps, detach
 from tunesmith.tuners.iaa.config import IAAConfig
@@ -71,7 +71,7 @@ class IAAModel(BaseTuner):
         self._sites = _sites(model, peft_config)
 
     def _check_target_module_exists(self, peft_config: Any, key: str) -> Any:  # type: ignore[override]
-        if key not in self._sites and _matches(peft_config.exclude_modules, key):
+        if key not in self._sites and matches(peft_config.exclude_modules, key):
             return _ExcludedModule()  # else PEFT warns that nothing was excluded
         return key in self._sites
 
@@ -124,7 +124,7 @@ def _sites(model: Any, config: Any) -> dict[str, Site]:
     """Return block name -> site for the blocks that the config chooses, in the model's order."""
     sites = _found_by_pattern(model, config) if config.layers_pattern else _found_by_structure(model, config)
     chosen = _chosen_blocks(sites, config)
-    chosen = {name: site for name, site in chosen.items() if not _matches(config.exclude_modules, name)}
+    chosen = {name: site for name, site in chosen.items() if not matches(config.exclude_modules, name)}
     if not chosen:
         raise ParameterError(
             "exclude_modules", IAAConfig, "such that blocks are left", config.exclude_modules
@@ -225,21 +225,9 @@ def _choose_hosts(sites: dict[str, Site], config: Any) -> None:
     elif targets == "all-linear":
         chosen = set(every)
     else:
-        chosen = {name for name in every if _matches(targets, name)}
-        entries = {targets} if isinstance(targets, str) else set(targets)
-        missing = sorted(
-            entry for entry in entries if not any(_matches(_one(targets, entry), n) for n in every)
-        )
-        if missing:
-            ends = sorted({name.rsplit(".", 1)[-1] for name in every})
-            raise ParameterError(
-                "target_modules",
-                IAAConfig,
-                f"names of linear layers in the blocks; {', '.join(map(repr, missing))} matches none."
-                f"{nearest(missing[0], ends)} Found: {', '.join(ends)}",
-                targets if isinstance(targets, str) else sorted(targets),
-            )
-    chosen = {name for name in chosen if not _matches(config.exclude_modules, name)}
+        refuse_unmatched(targets, every, IAAConfig, "linear layers in the blocks")
+        chosen = {name for name in every if matches(targets, name)}
+    chosen = {name for name in chosen if not matches(config.exclude_modules, name)}
     wrong = sorted(
         name for name in chosen if config.host == "adapter" and every[name] not in (*RESIDUAL, None)
     )
@@ -261,16 +249,3 @@ def _choose_hosts(sites: dict[str, Site], config: Any) -> None:
             )
     if targets == "all-linear":  # else PEFT would write the names of layers outside of blocks into the config
         config.target_modules = chosen
-
-
-def _one(targets: Any, entry: str) -> Any:
-    return entry if isinstance(targets, str) else {entry}
-
-
-def _matches(targets: Any, name: str) -> bool:
-    """PEFT's rule: an expression for the whole name, or names and their ends."""
-    if not targets:
-        return False
-    if isinstance(targets, str):
-        return re.fullmatch(targets, name) is not None
-    return any(name == target or name.endswith(f".{target}") for target in targets)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith.core.errors import ParameterError
+from tunesmith.tuners._targets import matches
 from tunesmith.tuners.anatomy import Part, anatomy
 from tunesmith.tuners.config import check_target_modules
 from tunesmith.tuners.lofit.config import LofitConfig
@@ -136,9 +136,7 @@ def _is_open(part: Part, config: LofitConfig) -> bool:
 
 def _named(name: str, targets: Any) -> bool:
     """Match as PEFT does: a string is an expression for the whole name, a list holds names or their ends."""
-    if isinstance(targets, str):
-        return targets == "all-linear" or re.fullmatch(targets, name) is not None
-    return any(name == target or name.endswith(f".{target}") for target in targets)
+    return targets == "all-linear" or matches(targets, name)
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -11,10 +11,11 @@ from peft.tuners.tuners_utils import BaseTuner, _ExcludedModule
 from torch import nn
 
 from tunesmith.core.errors import ParameterError
+from tunesmith.tuners._targets import matches
 from tunesmith.tuners.mosa.config import MosaConfig
 from tunesmith.tuners.mosa.draws import Draws
 from tunesmith.tuners.mosa.layer import Branch, MosaLayer
-from tunesmith.tuners.mosa.sites import matches, plan
+from tunesmith.tuners.mosa.sites import plan
 
 __all__ = ["MosaModel", "merged_adapter"]
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from tunesmith.core.errors import ParameterError, nearest
+from tunesmith.core.errors import ParameterError
 from tunesmith.tuners._base import is_linear, linear_shape
+from tunesmith.tuners._targets import matches, refuse_unmatched
 from tunesmith.tuners.anatomy import Block, anatomy
 from tunesmith.tuners.mosa.config import MosaConfig
 from tunesmith.tuners.mosa.layer import MosaLayer
 
-__all__ = ["matches", "plan"]
+__all__ = ["plan"]
 
 
 def plan(model: Any, config: MosaConfig) -> dict[str, tuple[int, int]]:
@@ -30,18 +30,7 @@ def plan(model: Any, config: MosaConfig) -> dict[str, tuple[int, int]]:
     elif targets is None:
         chosen = default
     else:
-        entries = [targets] if isinstance(targets, str) else sorted(targets)
-        one = (lambda entry: entry) if isinstance(targets, str) else (lambda entry: {entry})
-        missing = [entry for entry in entries if not any(matches(one(entry), name) for name in candidates)]
-        if missing:
-            ends = sorted({name.rsplit(".", 1)[-1] for name in candidates})
-            raise ParameterError(
-                "target_modules",
-                MosaConfig,
-                f"names of modules that take a branch; {', '.join(map(repr, missing))} matches none."
-                f"{nearest(missing[0], ends)} Found: {', '.join(ends)}",
-                targets if isinstance(targets, str) else sorted(targets),
-            )
+        refuse_unmatched(targets, candidates, MosaConfig, "modules that take a branch")
         chosen = [name for name in candidates if matches(targets, name)]
     if config.layers_to_transform is not None:
         inside = {block.index for block in _blocks(model, config)}
@@ -133,12 +122,3 @@ def _outer(model: Any) -> list[tuple[str, Any]]:
     """Return modules that do not lie inside of an adapter's wrapper."""
     wrappers = [f"{name}." for name, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
     return [(n, m) for n, m in model.named_modules() if n and not n.startswith(tuple(wrappers))]
-
-
-def matches(targets: Any, name: str) -> bool:
-    """PEFT's rule: an expression for the whole name, or names and their ends."""
-    if not targets:
-        return False
-    if isinstance(targets, str):
-        return re.fullmatch(targets, name) is not None
-    return any(name == target or name.endswith(f".{target}") for target in targets)

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from tunesmith.core.errors import ParameterError, nearest
+from tunesmith.core.errors import ParameterError
 from tunesmith.numerics.hadamard import RandomHadamard, hadamard_block
 from tunesmith.tuners._base import is_linear, is_quantized, linear_shape
+from tunesmith.tuners._targets import matches, refuse_unmatched
 from tunesmith.tuners.anatomy import anatomy
 from tunesmith.tuners.roste.config import RosteConfig
 
@@ -130,25 +131,16 @@ def _blocks(model: Any) -> list[str]:
 
 
 def _matching(every: dict[str, Any], patterns: list[str] | str, parameter: str) -> set[str]:
-    entries = [patterns] if isinstance(patterns, str) else list(patterns)
-    chosen: set[str] = set()
-    for entry in entries:
-        found = {n for n in every if n == entry or n.endswith(f".{entry}")}
-        if isinstance(patterns, str):
-            try:
-                found |= {n for n in every if re.fullmatch(entry, n)}
-            except re.error as error:
-                raise ParameterError(
-                    parameter, RosteConfig, f"a valid regular expression ({error})", entry
-                ) from error
-        if not found:
-            ends = sorted({n.rsplit(".", 1)[-1] for n in every})
+    if isinstance(patterns, str):
+        try:
+            re.compile(patterns)
+        except re.error as error:
             raise ParameterError(
-                parameter,
-                RosteConfig,
-                f"names of linear layers in the model; '{entry}' matches none.{nearest(entry, ends)} Linear layers: "
-                f"{', '.join(ends)}",
-                patterns,
-            )
-        chosen |= found
-    return chosen
+                parameter, RosteConfig, f"a valid regular expression ({error})", patterns
+            ) from error
+        if any(matches([patterns], name) for name in every):  # a name or its end, which needs no expression
+            patterns = [patterns]
+    refuse_unmatched(
+        patterns, every, RosteConfig, "linear layers in the model", parameter=parameter, label="Linear layers"
+    )
+    return {name for name in every if matches(patterns, name)}
