@@ -146,3 +146,22 @@ def output_of() -> Callable[[Any], Any]:
     from _tiny_transformers import output_of
 
     return output_of
+
+
+@pytest.fixture(scope="session")
+def tuned_folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Folders of a base model with tied embeddings and of two models tuned from it."""
+    import torch
+
+    from _tiny_transformers import build
+
+    paths = []
+    for i in range(3):
+        model, _ = build("llama-tied")
+        with torch.no_grad():
+            for j, parameter in enumerate(model.parameters()):
+                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(100 * i + j))
+                parameter.add_(0.3 * noise * (i > 0))
+        paths.append(tmp_path_factory.mktemp("models") / f"m{i}")
+        model.save_pretrained(paths[-1])
+    return paths

@@ -9,22 +9,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from _tiny_transformers import build
 from tunesmith.cli import app
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    paths = []
-    for i in range(3):
-        model, _ = build("llama-tied")
-        with torch.no_grad():
-            for j, parameter in enumerate(model.parameters()):
-                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(100 * i + j))
-                parameter.add_(0.3 * noise * (i > 0))
-        paths.append(str(tmp_path_factory.mktemp("models") / f"m{i}"))
-        model.save_pretrained(paths[-1])
-    return paths
+@pytest.fixture
+def folders(tuned_folders: list[Path]) -> list[str]:
+    return [str(folder) for folder in tuned_folders]
 
 
 def weights(folder: Any) -> dict[str, torch.Tensor]:

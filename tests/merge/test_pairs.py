@@ -85,40 +85,27 @@ def test_tied_weights_and_whole_numbers() -> None:
         slerp({"n": torch.tensor([1])}, {"n": torch.tensor([2])})
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A base and two models tuned from it, on disk; embeddings tied."""
-    paths = []
-    for i in range(3):
-        model, _ = build("llama-tied")
-        with torch.no_grad():
-            for j, parameter in enumerate(model.parameters()):
-                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(100 * i + j))
-                parameter.add_(0.3 * noise * (i > 0))
-        paths.append(tmp_path_factory.mktemp("models") / f"m{i}")
-        model.save_pretrained(paths[-1])
-    return paths
-
-
-def test_folders_are_merged_checked_and_only_then_there(folders: list[Path], tmp_path: Path) -> None:
+def test_folders_are_merged_checked_and_only_then_there(tuned_folders: list[Path], tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    merged = slerp(folders[1], folders[2], 0.5, output=tmp_path / "m")
+    merged = slerp(tuned_folders[1], tuned_folders[2], 0.5, output=tmp_path / "m")
     assert merged.check is not None
     assert merged.check.merged_vs_reloaded <= 1e-5 * max(1, merged.check.largest_logit)
     assert all(apart > 0.01 for apart in merged.check.parts_vs_merged)
-    a, b, got = (AutoModelForCausalLM.from_pretrained(p).state_dict() for p in (*folders[1:], tmp_path / "m"))
+    a, b, got = (
+        AutoModelForCausalLM.from_pretrained(p).state_dict() for p in (*tuned_folders[1:], tmp_path / "m")
+    )
     assert all(torch.equal(got[n], slerp_tensors(a[n], b[n], 0.5)) for n in got)
-    same = task_arithmetic(folders[0], [folders[1]], output=tmp_path / "n")
+    same = task_arithmetic(tuned_folders[0], [tuned_folders[1]], output=tmp_path / "n")
     assert same.check is not None
     assert same.check.parts_vs_merged[1] <= 1e-5 * same.check.largest_logit < same.check.parts_vs_merged[0]
-    averaged = soup([folders[1], folders[2]], output=tmp_path / "s")
+    averaged = soup([tuned_folders[1], tuned_folders[2]], output=tmp_path / "s")
     assert averaged.check is not None
     assert len(averaged.check.parts_vs_merged) == 2
 
 
 def test_a_folder_that_reads_back_as_another_model_is_not_left(
-    folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tuned_folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import tunesmith.engine.models as models
 
@@ -126,17 +113,17 @@ def test_a_folder_that_reads_back_as_another_model_is_not_left(
 
     def wrong(path: str, **kwargs: Any) -> Any:
         model = load(path, **kwargs)
-        if path not in map(str, folders):
+        if path not in map(str, tuned_folders):
             model.lm_head.weight.data.mul_(2)
         return model
 
     monkeypatch.setattr(models, "load_model", wrong)
     with pytest.raises(TrainingError, match="The merged model changed on its way to disk"):
-        slerp(folders[1], folders[2], 0.5, output=tmp_path / "m")
+        slerp(tuned_folders[1], tuned_folders[2], 0.5, output=tmp_path / "m")
     assert not (tmp_path / "m").exists()
 
 
-def test_mergekit_is_called(folders: list[Path], tmp_path: Path) -> None:
+def test_mergekit_is_called(tuned_folders: list[Path], tmp_path: Path) -> None:
     pytest.importorskip("mergekit")
     base, one, two = ({"w": vector(*v)} for v in ((1, 2, 3), (1.5, 2, 3), (0.8, 2, 4)))
     got = merge_with_mergekit(
@@ -146,9 +133,9 @@ def test_mergekit_is_called(folders: list[Path], tmp_path: Path) -> None:
     arc = merge_with_mergekit([{"w": vector(0, 2)}], "slerp", base={"w": vector(1, 0)}, parameters={"t": 0.5})
     assert arc.state_dict["w"].tolist() == pytest.approx([0.70711, 1.41421], abs=1e-5)
     written = merge_with_mergekit(
-        folders[1:],
+        tuned_folders[1:],
         "ties",
-        base=folders[0],
+        base=tuned_folders[0],
         parameters={"weight": 0.5, "density": 0.5},
         output=tmp_path / "t",
     )

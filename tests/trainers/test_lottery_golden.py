@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from _composable_sft import CASES, tensors
 from tunesmith.core.errors import ParameterError
 from tunesmith.trainers.lottery import LotteryTicketMixin, phase_length
 from tunesmith.trainers.lottery.moving import l1_gradient
 from tunesmith.trainers.lottery.ticket import Ticket
-
-GOLDEN = json.loads(Path(__file__).parents[1].joinpath("golden", "composable-sft.json").read_text())
-CASES = {case["name"]: case for case in GOLDEN["cases"]}
-
-
-def tensors(group):
-    return {
-        name: torch.tensor(a["data"], dtype=getattr(torch, a["dtype"])).reshape(a["shape"])
-        for name, a in group.items()
-        if a is not None  # no gradient
-    }
 
 
 class Quadratic(nn.Module):

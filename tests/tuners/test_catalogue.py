@@ -13,6 +13,7 @@ import torch
 from peft import get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from _small_tuners import SMALL
 from tunesmith.core.errors import ParameterError, TunesmithError, UnknownNameError
 from tunesmith.tuners import catalogue
 from tunesmith.tuners.catalogue import (
@@ -40,23 +41,8 @@ CONFIG = LlamaConfig(
 )
 IDS = torch.arange(14).reshape(2, 7)
 
-# What each tuner needs on so small a model.
-SMALL: dict[str, dict[str, Any]] = {
-    "adalora": {"total_step": 10},
-    "adaption_prompt": {"adapter_len": 4, "adapter_layers": 2},
-    "c3a": {"block_size": 16},
-    "cartridge": {"num_virtual_tokens": 4},
-    "cpt": {"cpt_token_ids": [1, 2], "cpt_mask": [1, 1], "cpt_tokens_type_mask": [1, 1]},
-    "osf": {"target_modules": ["q_proj", "v_proj", "k_proj", "o_proj", "up_proj", "down_proj", "gate_proj"]},
-    "p_tuning": {"num_virtual_tokens": 4},
-    "prefix_tuning": {"num_virtual_tokens": 4},
-    "prompt_tuning": {"num_virtual_tokens": 4},
-    "road": {"group_size": 16},
-    "shira": {"r": 4},
-    "trainable_tokens": {"token_indices": [1, 2]},
-    "vblora": {"vector_length": 16, "num_vectors": 32},
-    "waveft": {"n_frequency": 64},
-}
+# Orthogonal subspaces want every layer named.
+OSF = {"target_modules": ["q_proj", "v_proj", "k_proj", "o_proj", "up_proj", "down_proj", "gate_proj"]}
 # Their forward pass needs more than token ids, so only their size is looked at.
 ROUTED = {"multitask_prompt_tuning", "poly", "xlora"}
 TUNERS = [e.key for e in find(available=True) if e.implemented_by == "peft" and e.key not in ROUTED]
@@ -72,7 +58,7 @@ def base() -> Any:
 def tuned(base: Any, key: str, **parameters: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        config = build(key, **{**SMALL.get(key, {}), **parameters})
+        config = build(key, **{**SMALL.get(key, OSF if key == "osf" else {}), **parameters})
         return get_peft_model(copy.deepcopy(base), config).eval()
 
 

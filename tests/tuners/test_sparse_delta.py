@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from _sparse import Bag, delta, same
 
+from _composable_sft import CASES, tensors
 from tunesmith.tuners.sparse import SparseDelta, applied_to
-
-GOLDEN = json.loads(Path(__file__).parents[1].joinpath("golden", "composable-sft.json").read_text())
-CASES = {case["name"]: case for case in GOLDEN["cases"]}
-
-
-def tensors(group):
-    return {
-        name: torch.tensor(a["data"], dtype=getattr(torch, a["dtype"])).reshape(a["shape"])
-        for name, a in group.items()
-    }
 
 
 def test_two_deltas_add_up_in_either_order():

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from _composable_sft import CASES, tensors
 from tunesmith.core.errors import DataError, ParameterError
 from tunesmith.tuners.sparse import _tensors, global_top_k, random_positions, top_k_positions
-
-GOLDEN = json.loads(Path(__file__).parents[1].joinpath("golden", "composable-sft.json").read_text())
-CASES = {case["name"]: case for case in GOLDEN["cases"]}
-
-
-def tensors(group):
-    return {
-        name: torch.tensor(a["data"], dtype=getattr(torch, a["dtype"])).reshape(a["shape"])
-        for name, a in group.items()
-    }
 
 
 def chosen(found):
