@@ -173,6 +173,19 @@ def test_bad_plans() -> None:
         assert "self" not in parameters_of_plan(name)
 
 
+def test_one_matrix_under_gradient_checkpointing(
+    tiny_model_dir: str, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    """Nothing below the matrix needs a gradient, and the backward pass need not go there."""
+    losses = [
+        train(
+            TUNERS["locft"], tiny_model_dir, tiny_tokenizer, tmp_path / str(on), gradient_checkpointing=on
+        ).losses
+        for on in (False, True)
+    ]
+    assert losses[0] == losses[1]
+
+
 def test_one_matrix_of_a_bfloat16_model_is_trained_in_float32(
     tiny_model_dir: str, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:

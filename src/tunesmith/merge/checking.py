@@ -10,7 +10,7 @@ from typing import Any
 from tunesmith.core.errors import TrainingError
 from tunesmith.core.files import read_json
 
-__all__ = ["MergeCheck", "checker"]
+__all__ = ["Checker", "MergeCheck"]
 
 TOLERANCE = 1e-5
 
@@ -34,7 +34,7 @@ class MergeCheck:
         return asdict(self)
 
 
-class checker:
+class Checker:
     """Compare when the files are there and not yet under their name; ``result`` holds the figures.
 
     Only folders of causal language models are run; ``result`` stays None for others, whose tensors alone are known.

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.core.errors import DataError, ParameterError
-from tunesmith.merge.checking import MergeCheck, checker
+from tunesmith.merge.checking import Checker, MergeCheck
 from tunesmith.merge.weights import Source, check_equal, open_source, state_of, wide, write_like
 
 __all__ = ["Soup", "soup"]
@@ -112,7 +112,7 @@ def soup(
         shares = [w / total for w in shares]
         mean = dict(zip(chosen, shares, strict=True))
         if output is not None:
-            check = checker([models[i] for i in chosen])
+            check = Checker([models[i] for i in chosen])
             folder = write_like(
                 Path(models[0]), Path(output), lambda name: _average(sources, name, mean), check
             )

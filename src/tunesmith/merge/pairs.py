@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.core.errors import ParameterError, TunesmithError
-from tunesmith.merge.checking import MergeCheck, checker
+from tunesmith.merge.checking import Checker, MergeCheck
 from tunesmith.merge.weights import Source, check_equal, open_source, state_of, wide, write_like
 
 __all__ = ["Merged", "merge_with_mergekit", "slerp", "slerp_tensors", "task_arithmetic"]
@@ -236,7 +236,7 @@ def _merge(
             )
 
         if output is not None:
-            check = checker(models)
+            check = Checker(models)
             folder = write_like(Path(models[0]), Path(output), tensor, check)
             return Merged({}, folder, check.result)
         state = state_of(sources[0], tensor)

@@ -203,7 +203,6 @@ class Located(Plan):
         names = {site.name for site in sites}
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in names)
-        model.enable_input_require_grads()
         return model
 
 
