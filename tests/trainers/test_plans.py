@@ -16,6 +16,7 @@ from tunesmith.engine.logits import fixed_batch, logits_of
 from tunesmith.engine.models import load_model
 from tunesmith.trainers import load_tuned, save_tuned, train_sft
 from tunesmith.trainers.plans import PLANS, parameters_of_plan, plan_of
+from tunesmith.tuners.registration import WHOLE_MODEL
 
 ROWS = Dataset.from_list(
     [{"input_ids": list(range(3, 12 + i)), "labels": [-100] * 4 + list(range(7, 12 + i))} for i in range(8)]
@@ -169,6 +170,7 @@ def test_bad_plans() -> None:
         plan_of("lora", "train_sft")
     with pytest.raises(UnknownNameError, match="nope"):
         plan_of({"type": "nope"}, "train_sft")
+    assert set(PLANS) == set(WHOLE_MODEL)
     for name in PLANS:
         assert "self" not in parameters_of_plan(name)
 

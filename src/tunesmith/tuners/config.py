@@ -12,7 +12,7 @@ from typing import Any
 
 from tunesmith.core.errors import ConfigError, ParameterError, UnknownNameError, nearest
 from tunesmith.tuners._targets import refuse_unmatched
-from tunesmith.tuners.registration import config_of
+from tunesmith.tuners.registration import WHOLE_MODEL, config_of
 
 __all__ = ["check_target_modules", "peft_config", "tuner_names"]
 
@@ -46,7 +46,7 @@ def peft_config(type: str = "lora", /, **parameters: Any) -> Any:
     """
     table = config_of()
     if type not in table:
-        raise UnknownNameError("tuner", type, [*table, "full", "hft", "locft", "lt_sft", "roste"])
+        raise UnknownNameError("tuner", type, [*table, *WHOLE_MODEL])
     config = table[type]
     fields = {field.name for field in dataclasses.fields(config) if field.init}
     for name, value in parameters.items():

@@ -12,18 +12,21 @@ of ours is loaded in a program that has not called `register`, PEFT's ``KeyError
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from typing import Any
 
 from tunesmith.core.errors import TunesmithError
 
-__all__ = ["BUILT_IN", "config_of", "our_names", "register", "register_tuner", "type_of"]
+__all__ = ["BUILT_IN", "WHOLE_MODEL", "config_of", "our_names", "register", "register_tuner", "type_of"]
 
 OWNER = "TUNESMITH_"
 TESTED = "0.20 to 0.21"
 
 BUILT_IN: tuple[str, ...] = ("iaa", "lofit", "mosa")
 """Names of our PEFT tuners; each is a package here that registers itself when it is imported."""
+
+
+WHOLE_MODEL: tuple[str, ...] = ("full", "hft", "locft", "lt_sft", "roste")
+"""What a recipe's ``tuner.type`` takes beside PEFT's methods and ours: ways that put nothing into the model."""
 
 
 def type_of(name: str) -> str:
@@ -77,8 +80,7 @@ def register() -> list[str]:
     tuner's config. Idempotent. Imports PEFT and torch (seconds).
     """
     for name in BUILT_IN:
-        if importlib.util.find_spec(f"tunesmith.tuners.{name}") is not None:
-            importlib.import_module(f"tunesmith.tuners.{name}")
+        importlib.import_module(f"tunesmith.tuners.{name}")
     return our_names()
 
 

@@ -180,7 +180,7 @@ def _levels(x: torch.Tensor, bits: int, symmetric: bool, clip: float) -> tuple[t
     ``clamp(round(x / s) + z, 0, n) - z`` is ``clamp(round(x / s), -z, n - z)``: whole numbers in floating point are
     added exactly, and one pass over the data is saved.
     """
-    # torch.aminmax and vector_norm reduce rows fifty times slower than amax and amin (torch 2.13, CPU).
+    # torch.aminmax and vector_norm reduce rows 15 and 36 times slower than amax and amin (torch 2.13, CPU, 512 x 1536).
     greatest, least = x.amax(-1, keepdim=True), x.amin(-1, keepdim=True)
     if symmetric:
         half = 2 ** (bits - 1)
@@ -194,7 +194,7 @@ def _levels(x: torch.Tensor, bits: int, symmetric: bool, clip: float) -> tuple[t
 def _clamp_(x: torch.Tensor, low: Any, high: Any) -> torch.Tensor:
     if not isinstance(low, torch.Tensor):
         return x.clamp_(low, high)
-    # torch.clamp with tensors is fifteen times slower than these two (torch 2.13, CPU).
+    # torch.clamp with tensors is 13 times slower than these two (torch 2.13, CPU).
     return torch.minimum(torch.maximum(x, low, out=x), high, out=x)
 
 
