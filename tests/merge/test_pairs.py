@@ -167,6 +167,8 @@ def test_bad_parameters() -> None:
         slerp(one, one, collinear=2)
     with pytest.raises(ParameterError, match="The 'output' parameter of slerp must be None unless"):
         slerp(one, one, output="x")
+    with pytest.raises(ParameterError, match="The 'models' parameter of slerp must be a list of modules"):
+        slerp(one, 3)
     with pytest.raises(DataError, match="'w' has shape"):
         slerp(one, {"w": vector(1)})
     with pytest.raises(ParameterError, match="The 'models' parameter of task_arithmetic must be a list"):

@@ -219,7 +219,7 @@ def test_folders_without_weights_and_an_index_that_leaves_its_folder(tmp_path: P
     with pytest.raises(DataError) as error:
         soup([tmp_path])
     assert str(error.value) == (
-        f"model 0: no safetensors weights in {tmp_path}; models saved in other formats are not read."
+        f"{tmp_path}: no safetensors weights; models saved in other formats are not read."
     )
     index = tmp_path / "model.safetensors.index.json"
     index.write_text('{"weight_map": {"w": "../secret.safetensors"}}', encoding="utf-8")

@@ -200,4 +200,8 @@ def test_bad_k_and_bad_folders(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../a.safetensors"}}')
     with pytest.raises(DataError) as error:
         global_top_k(tmp_path, tmp_path, 1)
-    assert str(error.value) == f"{tmp_path}: the index names '../a.safetensors', outside the folder."
+    assert str(error.value) == f"{tmp_path}: the index places 'a' in '../a.safetensors', outside the folder."
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "a.safetensors"}}')
+    with pytest.raises(DataError) as error:
+        global_top_k(tmp_path, tmp_path, 1)
+    assert str(error.value) == f"{tmp_path}: the index places 'a' in 'a.safetensors', which is not there."

@@ -54,7 +54,7 @@ class Checker:
             return
         from tunesmith.engine.logits import fixed_batch, logits_of
         from tunesmith.engine.models import load_model
-        from tunesmith.merge.weights import files_of
+        from tunesmith.engine.shards import files_of
 
         dtype = str(read_json(folder / "config.json").get("dtype") or "float32")
         parts = []

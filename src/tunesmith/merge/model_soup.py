@@ -96,7 +96,7 @@ def soup(
     """
     _check(models, weights, method, score, members, margin, output)
     with contextlib.ExitStack() as stack:
-        sources = [stack.enter_context(open_source(model, i)) for i, model in enumerate(models)]
+        sources = [stack.enter_context(open_source(model, soup)) for model in models]
         check_equal(sources)
         _refuse_lora_factors(sources)
         chosen, shares = list(range(len(sources))), [1.0] * len(sources)

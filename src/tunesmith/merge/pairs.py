@@ -226,7 +226,7 @@ def _merge(
     if output is not None and not all(isinstance(m, (str, os.PathLike)) for m in models):
         raise ParameterError("output", caller, "None unless all models are paths", str(output))
     with contextlib.ExitStack() as stack:
-        sources = [stack.enter_context(open_source(model, i)) for i, model in enumerate(models)]
+        sources = [stack.enter_context(open_source(model, caller)) for model in models]
         check_equal(sources)
 
         def tensor(name: str) -> Any:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.core.errors import DataError, ParameterError
-from tunesmith.core.files import atomic_dir, read_json
+from tunesmith.core.files import atomic_dir
+from tunesmith.engine.shards import files_of
 
-__all__ = ["Source", "check_equal", "files_of", "open_source", "state_of", "wide", "write_like"]
-
-INDEX = "model.safetensors.index.json"
+__all__ = ["Source", "check_equal", "open_source", "state_of", "wide", "write_like"]
 
 # safetensors' names of types -> torch's, for the types that models use.
 _TYPES = {
@@ -42,21 +41,25 @@ class Source:
 
 
 @contextlib.contextmanager
-def open_source(model: Any, number: int) -> Iterator[Source]:
+def open_source(model: Any, caller: Any) -> Iterator[Source]:
     """Open a module, a state dictionary, a safetensors file, or a folder with one or with shards.
+
+    Args:
+        model: what to open.
+        caller: whose parameter ``models`` it is, for the error.
 
     Raises:
         ParameterError: it is none of these.
         DataError: the folder holds no safetensors weights.
     """
     if isinstance(model, (str, os.PathLike)):
-        with _open_files(Path(model), number) as source:
+        with _open_files(Path(model)) as source:
             yield source
         return
     state = model.state_dict() if hasattr(model, "state_dict") else model
     if not isinstance(state, Mapping) or not all(hasattr(t, "is_floating_point") for t in state.values()):
         expected = "a list of modules, state dictionaries of tensors, or paths to safetensors weights"
-        raise ParameterError("models", "soup", expected, model)
+        raise ParameterError("models", caller, expected, model)
     tied: dict[str, str] = {}
     seen: dict[Any, str] = {}
     for name, tensor in state.items():
@@ -72,38 +75,11 @@ def _short(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def files_of(path: Path, number: int = 0) -> dict[str, Path]:
-    """Return tensor name -> file for a safetensors file or a folder."""
-    from safetensors import safe_open
-
-    if path.is_dir() and (path / INDEX).exists():
-        weight_map = read_json(path / INDEX)["weight_map"]
-        for name, file in weight_map.items():
-            # Only plain names: an index must not reach outside its folder. (Files may be links, as in the
-            # Hub's cache, so resolved paths are no test.)
-            if Path(file).name != file:
-                raise DataError(
-                    f"the index places '{name}' in {file!r}, outside the folder.", source=str(path)
-                )
-        return {name: path / file for name, file in weight_map.items()}
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-    if not files or files[0].suffix != ".safetensors":
-        raise DataError(
-            f"no safetensors weights in {path}; models saved in other formats are not read.",
-            source=f"model {number}",
-        )
-    table: dict[str, Path] = {}
-    for file in files:
-        with safe_open(file, "pt") as handle:
-            table.update(dict.fromkeys(handle.keys(), file))
-    return table
-
-
 @contextlib.contextmanager
-def _open_files(path: Path, number: int) -> Iterator[Source]:
+def _open_files(path: Path) -> Iterator[Source]:
     from safetensors import safe_open
 
-    table = files_of(path, number)
+    table = files_of(path)
     with contextlib.ExitStack() as stack:
         handles = {file: stack.enter_context(safe_open(file, "pt")) for file in set(table.values())}
 

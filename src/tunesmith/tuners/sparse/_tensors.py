@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tunesmith.core.errors import DataError, ParameterError
-from tunesmith.core.files import read_json
+from tunesmith.core.errors import ParameterError
+from tunesmith.engine.shards import files_of
 
 __all__ = ["PIECE", "Tensors", "hash_tensor", "open_tensors", "pieces", "put", "take", "wide"]
 
-INDEX = "model.safetensors.index.json"
 PIECE = 2**22
 """Entries that are looked at together: temporaries stay below 100 MB whatever a tensor's size."""
 
@@ -82,24 +81,10 @@ def open_tensors(model: Any, parameter: str, owner: Any) -> Iterator[Tensors]:
 def _open_files(path: Path) -> Iterator[Tensors]:
     from safetensors import safe_open
 
-    if path.is_dir() and (path / INDEX).exists():
-        files = sorted(set(read_json(path / INDEX)["weight_map"].values()))
-        for file in files:
-            if Path(file).name != file:  # an index must not reach outside its folder
-                raise DataError(f"the index names {file!r}, outside the folder.", source=str(path))
-        found = [path / file for file in files]
-    else:
-        found = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-    if not found or any(file.suffix != ".safetensors" or not file.exists() for file in found):
-        raise DataError(
-            "no safetensors weights; models saved in other formats are not read.", source=str(path)
-        )
+    table = files_of(path)
     with contextlib.ExitStack() as stack:
-        where = {}
-        for file in found:
-            handle = stack.enter_context(safe_open(file, "pt"))
-            where.update(dict.fromkeys(handle.keys(), handle))
-        yield Tensors(list(where), lambda name: where[name].get_tensor(name))
+        handles = {file: stack.enter_context(safe_open(file, "pt")) for file in dict.fromkeys(table.values())}
+        yield Tensors(list(table), lambda name: handles[table[name]].get_tensor(name))
 
 
 def check_names(wanted: Iterable[str], known: Iterable[str], parameter: str, owner: Any) -> None:
