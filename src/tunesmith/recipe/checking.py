@@ -16,7 +16,7 @@ __all__ = ["Parameters", "check", "parameters_of"]
 
 # What the runner passes itself, so that a recipe does not set it.
 _GIVEN = frozenset(
-    "self model tokenizer train output_dir tuner validation log resume seed".split()  # noqa: SIM905
+    "self model tokenizer train output_dir tuner validation callbacks log resume seed".split()  # noqa: SIM905
 )
 # What people call these elsewhere, too far from our names for the nearest match.
 _KNOWN_AS = {

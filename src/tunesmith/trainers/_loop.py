@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ def run(
     log: EventLog,
     resume: bool,
     online: OnlineSelection | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> SFTResult:
     """Train; the arguments are those of `train_sft`, checked."""
     on_cpu = model.device.type == "cpu"
@@ -137,6 +139,8 @@ def run(
         reporter = Reporter(log)
         trainer.add_callback(reporter)
         trainer.add_callback(Marker(trainer, identity, clock))
+        for callback in callbacks:  # after the marker: what they see saved is a whole checkpoint
+            trainer.add_callback(callback)
         _reset_peak(on_cpu)
         checkpoint = None
         if found is not None:

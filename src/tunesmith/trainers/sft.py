@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,7 @@ def train_sft(
     validation: Dataset | None = None,
     online: dict[str, Any] | Any | None = None,
     consistency: float | None = None,
+    callbacks: Sequence[Any] = (),
     log: EventLog | None = None,
     resume: bool = True,
     **config_overrides: Any,
@@ -137,6 +139,7 @@ def train_sft(
             beside them, or an `OnlineSelection`. By default every row is trained on.
         consistency: weight of the loss between two passes over each batch (`ConsistencyMixin`; twice the time); by
             default 1 with MoSA, whose passes draw different parts, and 0 with everything else.
+        callbacks: further callbacks of the trainer, such as an `EarlySignalCallback`.
         log: event log.
         resume: continue from the last whole checkpoint; False discards what is there.
         **config_overrides: further fields of ``trl.SFTConfig``, for example ``gradient_checkpointing=True``,
@@ -195,7 +198,18 @@ def train_sft(
 
     with disk_errors(folder):
         return run(
-            model, tokenizer, train, folder, plan, settings, identity, validation, log, resume, selection
+            model,
+            tokenizer,
+            train,
+            folder,
+            plan,
+            settings,
+            identity,
+            validation,
+            log,
+            resume,
+            selection,
+            callbacks,
         )
 
 
