@@ -160,6 +160,7 @@ def test_bfloat16(name):
     np.testing.assert_allclose(norms, per_example_grad_norms(exact, data), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_squared_lengths_are_kept_within_the_stated_variance():
     model, data = llama(num_hidden_layers=1), rows(2)
     gradients = ExampleGradients(model, params=r"proj", method="batched")

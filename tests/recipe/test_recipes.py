@@ -13,7 +13,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))
 # One recipe per kind of stage runs in the default tier; the others differ from these in a method that has tests of its
 # own, and run in the slow tier.
-QUICK = ("quickstart", "clear", "depict", "locft-bf")
+QUICK = ("quickstart", "clear-filter", "locft-bf")
 
 
 @pytest.mark.parametrize(
