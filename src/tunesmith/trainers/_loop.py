@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import resource
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 from trl import SFTConfig
 
 from tunesmith.core.errors import ParameterError, TrainingError
@@ -18,6 +15,7 @@ from tunesmith.core.seeds import seed_everything
 from tunesmith.engine.silence import quiet
 from tunesmith.trainers import phases
 from tunesmith.trainers._trl_compat import EpochOrder, LengthGroups, Trainer
+from tunesmith.trainers._watch import Reporter, Stopwatch, peak_mb, reset_peak
 from tunesmith.trainers.checkpoints import KEPT, Marker, describe_last, find_checkpoint, finite_weights
 from tunesmith.trainers.online import OnlineSelection, OnlineSelectionMixin
 from tunesmith.trainers.plans import Context, Plan, Sparse
@@ -28,68 +26,6 @@ __all__ = ["run"]
 
 class OnlineTrainer(OnlineSelectionMixin, Trainer):
     """Our trainer, on chosen rows of each batch."""
-
-
-class Stopwatch:
-    """Seconds of work, on top of those that earlier attempts have used."""
-
-    def __init__(self) -> None:
-        self.before, self.begin = 0.0, time.monotonic()
-
-    def __call__(self) -> float:
-        return self.before + time.monotonic() - self.begin
-
-
-class Reporter(TrainerCallback):
-    """Emit the events of a training; the first process only.
-
-    Attributes:
-        done_steps: steps of earlier phases of the training, which are counted on.
-        done_tokens: tokens seen in them.
-        done_losses: their losses, in the form of `SFTResult.losses`.
-    """
-
-    def __init__(self, log: EventLog) -> None:
-        self.log = log
-        self.progress: Any = None
-        self.done_steps, self.done_tokens = 0, 0
-        self.done_losses: list[tuple[int, float, float]] = []
-
-    def end_phase(self, state: Any) -> None:
-        """Count what follows on from here."""
-        losses = [e for e in state.log_history if "loss" in e]
-        self.done_losses += [(self.done_steps + e["step"], e["loss"], e["learning_rate"]) for e in losses]
-        self.done_steps += state.global_step
-        self.done_tokens += int(state.num_input_tokens_seen)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by the trainer when the number of steps is known."""
-        if state.is_world_process_zero:
-            self.progress = self.log.progress("training steps", state.max_steps)
-            self.progress.start_at(state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by the trainer after each optimiser step."""
-        if self.progress is not None:
-            self.progress.advance()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Called by the trainer with each step's loss, and with the held-out loss."""
-        if not state.is_world_process_zero:
-            return
-        if "loss" in logs:
-            self.log.emit(
-                "metric",
-                step=self.done_steps + state.global_step,
-                loss=logs["loss"],
-                learning_rate=logs["learning_rate"],
-                tokens=self.done_tokens + int(state.num_input_tokens_seen),
-                **{name: value for name, value in logs.items() if name.startswith("online/")},
-            )
-        elif "eval_loss" in logs:
-            self.log.emit(
-                "metric", step=self.done_steps + state.global_step, validation_loss=logs["eval_loss"]
-            )
 
 
 def run(
@@ -141,7 +77,7 @@ def run(
         trainer.add_callback(Marker(trainer, identity, clock))
         for callback in callbacks:  # after the marker: what they see saved is a whole checkpoint
             trainer.add_callback(callback)
-        _reset_peak(on_cpu)
+        reset_peak(on_cpu)
         checkpoint = None
         if found is not None:
             checkpoint, marker = found
@@ -240,28 +176,8 @@ def _result(trainer: Trainer, reporter: Reporter, seconds: float, on_cpu: bool) 
         trained_tokens=trainer.trained_tokens,
         seconds=seconds,
         tokens_per_second=tokens / max(seconds, 1e-9),
-        peak_memory_mb=_peak_mb(on_cpu),
+        peak_memory_mb=peak_mb(on_cpu),
         candidates=trainer.policy.seen_ if isinstance(trainer, OnlineTrainer) else None,
         kept=trainer.policy.kept_ if isinstance(trainer, OnlineTrainer) else None,
         delta=getattr(trainer, "sparse_delta", None),
     )
-
-
-def _reset_peak(on_cpu: bool) -> None:
-    if not on_cpu:
-        torch.cuda.reset_peak_memory_stats()
-        return
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: start the high-water mark again from here
-    except OSError:  # elsewhere the mark is that of the whole process
-        return
-
-
-def _peak_mb(on_cpu: bool) -> float:
-    if not on_cpu:
-        return float(torch.cuda.max_memory_allocated()) / 1e6
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / 1e6
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
