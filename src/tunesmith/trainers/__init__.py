@@ -11,9 +11,14 @@ __all__ = [
     "EditSession",
     "LotteryTicket",
     "LotteryTicketMixin",
+    "MaskRateCallback",
+    "MaskedThought",
+    "MaskedThoughtCollator",
+    "MaskedThoughtMixin",
     "OnlineSelection",
     "OnlineSelectionMixin",
     "SFTResult",
+    "add_mask_token",
     "consistency_loss",
     "edit",
     "load_tuned",
@@ -25,6 +30,13 @@ if TYPE_CHECKING:
     from tunesmith.trainers.consistency import Consistency, ConsistencyMixin, consistency_loss
     from tunesmith.trainers.editing import EditResult, EditSession, edit
     from tunesmith.trainers.lottery import LotteryTicket, LotteryTicketMixin
+    from tunesmith.trainers.masked_thought import (
+        MaskedThought,
+        MaskedThoughtCollator,
+        MaskedThoughtMixin,
+        MaskRateCallback,
+        add_mask_token,
+    )
     from tunesmith.trainers.online import OnlineSelection, OnlineSelectionMixin
     from tunesmith.trainers.saving import load_tuned, save_tuned
     from tunesmith.trainers.sft import SFTResult, train_sft
@@ -34,12 +46,17 @@ else:
         {
             "Consistency": "consistency",
             "ConsistencyMixin": "consistency",
+            "add_mask_token": "masked_thought",
             "consistency_loss": "consistency",
             "EditResult": "editing",
             "EditSession": "editing",
             "edit": "editing",
             "LotteryTicket": "lottery",
             "LotteryTicketMixin": "lottery",
+            "MaskRateCallback": "masked_thought",
+            "MaskedThought": "masked_thought",
+            "MaskedThoughtCollator": "masked_thought",
+            "MaskedThoughtMixin": "masked_thought",
             "OnlineSelection": "online",
             "OnlineSelectionMixin": "online",
             "SFTResult": "sft",
