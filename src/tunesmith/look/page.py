@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tunesmith.core.pages import html_environment
+from tunesmith.core.wording import clip, duration, number, percent
 from tunesmith.look import figures
-from tunesmith.recipe.report.page import html_environment
-from tunesmith.recipe.report.text import clip, duration, number, percent
 
 if TYPE_CHECKING:
     from tunesmith.look.looking import Look

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from tunesmith.core.wording import count, difference_label, estimate, metric_label, number
 from tunesmith.recipe.report import figures
 from tunesmith.recipe.report.files import BASE, RunFiles
 from tunesmith.recipe.report.style import arm_label, css_variable
-from tunesmith.recipe.report.text import count, difference_label, estimate, metric_label, number
 
 __all__ = ["comparison", "headline", "higher_is_better", "metrics_of", "outcome"]
 

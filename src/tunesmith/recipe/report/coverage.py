@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.core.wording import number, percent
 from tunesmith.recipe.report import figures
 from tunesmith.recipe.report.files import RunFiles
 from tunesmith.recipe.report.style import arm_label, css_variable
-from tunesmith.recipe.report.text import number, percent
 
 __all__ = ["cluster_table", "column_table", "picks_by_arm"]
 

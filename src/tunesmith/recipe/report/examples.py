@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.core.wording import clip, difference_label
 from tunesmith.recipe.report.answer import best_arm, higher_is_better, metrics_of
 from tunesmith.recipe.report.files import BASE, ArmRun, RunFiles
 from tunesmith.recipe.report.style import arm_label, css_variable
-from tunesmith.recipe.report.text import clip, difference_label
 
 __all__ = ["examples"]
 

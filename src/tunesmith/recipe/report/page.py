@@ -11,12 +11,13 @@ from typing import Any
 from tunesmith import __version__
 from tunesmith.core.errors import RunDirectoryError
 from tunesmith.core.files import atomic_open
+from tunesmith.core.pages import html_environment
 from tunesmith.recipe.report import answer, sections
 from tunesmith.recipe.report.examples import examples
 from tunesmith.recipe.report.files import RunFiles
 from tunesmith.recipe.report.style import arm_colours, arm_label, css_variable
 
-__all__ = ["html_environment", "write_report"]
+__all__ = ["write_report"]
 
 # What damaged files can raise inside a section. One bad file must not cost the reader the other sections.
 _DAMAGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError)
@@ -53,28 +54,6 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
 
 def _render(files: RunFiles) -> str:
     return html_environment("tunesmith.recipe.report").get_template("report.html.j2").render(**context(files))
-
-
-def html_environment(package: str) -> Any:
-    """Return the jinja environment of our pages: templates of ``package``, autoescape, the global ``style``.
-
-    The filter ``svg`` lets our own figures pass unescaped; every text in them was escaped by matplotlib.
-    """
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [jinja2.PackageLoader(name, "templates") for name in (package, "tunesmith.recipe.report")]
-        ),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["svg"] = Markup
-    environment.globals["style"] = Markup(environment.loader.get_source(environment, "style.css")[0])  # type: ignore[union-attr]
-    return environment
 
 
 def context(files: RunFiles) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from tunesmith.core.wording import clip, count, duration, number, percent
 from tunesmith.recipe.report import figures
 from tunesmith.recipe.report.coverage import cluster_table, column_table, picks_by_arm
 from tunesmith.recipe.report.files import RunFiles
 from tunesmith.recipe.report.style import arm_label, css_variable
-from tunesmith.recipe.report.text import clip, count, duration, number, percent
 
 __all__ = ["choice", "cost", "data", "preflight", "reproduce", "training", "warnings"]
 
