@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 from tunesmith.core.lazy import lazy_exports
 
 __all__ = [
+    "ClassBalancedSampler",
     "Consistency",
     "ConsistencyMixin",
+    "CoreTuningTrainer",
     "EditResult",
     "EditSession",
     "LotteryTicket",
@@ -20,7 +22,10 @@ __all__ = [
     "SFTResult",
     "add_mask_token",
     "consistency_loss",
+    "core_tuning_loss",
     "edit",
+    "focal_supcon_loss",
+    "hard_pair_mixup",
     "load_tuned",
     "save_tuned",
     "train_sft",
@@ -28,6 +33,13 @@ __all__ = [
 
 if TYPE_CHECKING:
     from tunesmith.trainers.consistency import Consistency, ConsistencyMixin, consistency_loss
+    from tunesmith.trainers.core_tuning import (
+        ClassBalancedSampler,
+        CoreTuningTrainer,
+        core_tuning_loss,
+        focal_supcon_loss,
+        hard_pair_mixup,
+    )
     from tunesmith.trainers.editing import EditResult, EditSession, edit
     from tunesmith.trainers.lottery import LotteryTicket, LotteryTicketMixin
     from tunesmith.trainers.masked_thought import (
@@ -48,6 +60,11 @@ else:
             "ConsistencyMixin": "consistency",
             "add_mask_token": "masked_thought",
             "consistency_loss": "consistency",
+            "ClassBalancedSampler": "core_tuning",
+            "core_tuning_loss": "core_tuning",
+            "CoreTuningTrainer": "core_tuning",
+            "focal_supcon_loss": "core_tuning",
+            "hard_pair_mixup": "core_tuning",
             "EditResult": "editing",
             "EditSession": "editing",
             "edit": "editing",
