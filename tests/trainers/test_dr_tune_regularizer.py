@@ -199,6 +199,7 @@ def test_warm_up() -> None:
     assert regularizer.warm_up(read) == 7
     assert len(list(read)) == 2  # stops when full
     assert torch.equal(regularizer.bank_p, regularizer.bank_d)
+    assert torch.equal(regularizer.bank_p, torch.cat([z for z, _ in batches])[:7])  # however they are cut
     assert regularizer.warm_up(read) == 7
     short = DRTuneRegularizer(2, 2048)
     message = r"^The warm-up ended with 15 rows in banks of 2,048; the rest fills in training\.$"

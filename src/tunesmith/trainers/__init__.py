@@ -9,6 +9,10 @@ __all__ = [
     "Consistency",
     "ConsistencyMixin",
     "CoreTuningTrainer",
+    "DRTuneRegularizer",
+    "DRTuneTrainer",
+    "EarlyRun",
+    "EarlySignalCallback",
     "EditResult",
     "EditSession",
     "LotteryTicket",
@@ -25,9 +29,14 @@ __all__ = [
     "core_tuning_loss",
     "edit",
     "focal_supcon_loss",
+    "grid_search_1d",
     "hard_pair_mixup",
     "load_tuned",
+    "rank_runs",
     "save_tuned",
+    "selective_self_targets",
+    "self_target_report",
+    "sft_recipe",
     "train_sft",
 ]
 
@@ -40,6 +49,7 @@ if TYPE_CHECKING:
         focal_supcon_loss,
         hard_pair_mixup,
     )
+    from tunesmith.trainers.dr_tune import DRTuneRegularizer, DRTuneTrainer
     from tunesmith.trainers.editing import EditResult, EditSession, edit
     from tunesmith.trainers.lottery import LotteryTicket, LotteryTicketMixin
     from tunesmith.trainers.masked_thought import (
@@ -50,6 +60,14 @@ if TYPE_CHECKING:
         add_mask_token,
     )
     from tunesmith.trainers.online import OnlineSelection, OnlineSelectionMixin
+    from tunesmith.trainers.recipe_guide import (
+        EarlyRun,
+        EarlySignalCallback,
+        grid_search_1d,
+        rank_runs,
+        sft_recipe,
+    )
+    from tunesmith.trainers.s3ft import selective_self_targets, self_target_report
     from tunesmith.trainers.saving import load_tuned, save_tuned
     from tunesmith.trainers.sft import SFTResult, train_sft
 else:
@@ -60,6 +78,10 @@ else:
             "ConsistencyMixin": "consistency",
             "add_mask_token": "masked_thought",
             "consistency_loss": "consistency",
+            "DRTuneRegularizer": "dr_tune",
+            "DRTuneTrainer": "dr_tune",
+            "EarlyRun": "recipe_guide",
+            "EarlySignalCallback": "recipe_guide",
             "ClassBalancedSampler": "core_tuning",
             "core_tuning_loss": "core_tuning",
             "CoreTuningTrainer": "core_tuning",
@@ -77,8 +99,13 @@ else:
             "OnlineSelection": "online",
             "OnlineSelectionMixin": "online",
             "SFTResult": "sft",
+            "grid_search_1d": "recipe_guide",
             "load_tuned": "saving",
+            "rank_runs": "recipe_guide",
             "save_tuned": "saving",
+            "selective_self_targets": "s3ft",
+            "self_target_report": "s3ft",
+            "sft_recipe": "recipe_guide",
             "train_sft": "sft",
         },
     )

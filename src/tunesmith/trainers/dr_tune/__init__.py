@@ -6,6 +6,7 @@ from tunesmith.core.lazy import lazy_exports
 
 __all__ = [
     "DRTuneRegularizer",
+    "DRTuneTrainer",
     "calibrate",
     "confidence_weights",
     "dr_tune_loss",
@@ -27,11 +28,13 @@ if TYPE_CHECKING:
     )
     from tunesmith.trainers.dr_tune.rates import head_lr_factor, raise_head_lr
     from tunesmith.trainers.dr_tune.regularizer import DRTuneRegularizer
+    from tunesmith.trainers.dr_tune.trainer import DRTuneTrainer
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
             "DRTuneRegularizer": "regularizer",
+            "DRTuneTrainer": "trainer",
             "calibrate": "calibration",
             "confidence_weights": "calibration",
             "dr_tune_loss": "calibration",

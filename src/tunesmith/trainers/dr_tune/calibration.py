@@ -237,11 +237,7 @@ def dr_tune_loss(
         weight = len(bank) / len(z)
     if weight == 0:
         bank, bank_labels = bank[:0], bank_labels[:0]
-    L_CE, R_DR = loss_terms(z, y, bank, bank_labels, head)
-    if R_DR is None:
-        return L_CE
-    loss = L_CE + weight * R_DR
-    return loss / (1 + weight) if loss_scale == "mean" else loss
+    return combine(*loss_terms(z, y, bank, bank_labels, head), weight, loss_scale)
 
 
 def loss_terms(
@@ -256,3 +252,13 @@ def loss_terms(
         return cross_entropy(head(z), y), None
     logits = head(torch.cat([z, bank.detach().to(z.dtype)]))
     return cross_entropy(logits[: len(z)], y), cross_entropy(logits[len(z) :], bank_labels)
+
+
+def combine(
+    L_CE: torch.Tensor, R_DR: torch.Tensor | None, weight: float, loss_scale: str = "mean"
+) -> torch.Tensor:
+    """Return ``L_CE + lambda R_DR``, over ``1 + lambda`` where ``loss_scale`` is "mean"; L_CE alone without a bank."""
+    if R_DR is None or weight == 0:
+        return L_CE
+    loss = L_CE + weight * R_DR
+    return loss / (1 + weight) if loss_scale == "mean" else loss

@@ -164,7 +164,8 @@ class DRTuneRegularizer(nn.Module):
         """
         if self.held < self.bank_size:
             for features, labels in batches:
-                self.enqueue(features, features, labels)
+                missing = self.bank_size - self.held  # the same rows however they are cut into batches
+                self.enqueue(features[:missing], features[:missing], labels[:missing])
                 if self.held == self.bank_size:
                     break
             else:
