@@ -13,7 +13,7 @@ import pytest
 
 from chat_server import Server, reply, say
 from tunesmith.core.errors import ParameterError
-from tunesmith.engine import ChatEndpoint, Failure
+from tunesmith.engine import ChatEndpoint, CutShort, Failure
 from tunesmith.engine import endpoint as module
 from tunesmith.engine.endpoint import EndpointError
 
@@ -116,6 +116,13 @@ def test_a_reply_without_text_is_not_asked_again(server: Server) -> None:
     server.answer = lambda h, b, n: say(h, reply(None, "content_filter"))
     assert endpoint(server)([chat("a")]) == [Failure("the reply has no text (finish_reason: content_filter)")]
     assert len(server.requests) == 1
+
+
+def test_a_reply_that_reached_its_longest_length_is_told(server: Server) -> None:
+    server.answer = lambda handler, body, n: say(handler, reply(" so far ", "length"))
+    (got,) = ChatEndpoint(server.url, "m")([chat("q")])
+    assert isinstance(got, CutShort)
+    assert got == "so far"
 
 
 def test_time_out(server: Server) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from tunesmith.core.errors import DataError, ParameterError
 from tunesmith.core.events import EventLog
+from tunesmith.engine import CutShort
 from tunesmith.engine import generate as module
 from tunesmith.engine.generate import generate
 
@@ -83,6 +84,17 @@ def test_every_end_token_ends_an_answer(model, tiny_tokenizer, prompts):
     model.generation_config.eos_token_id = [tiny_tokenizer.eos_token_id, first[0]]
     stopped = generate(model, tiny_tokenizer, prompts, max_new_tokens=8)
     assert stopped[0] == tiny_tokenizer.decode([first[0]], skip_special_tokens=True).strip()
+
+
+def test_an_answer_without_an_end_is_told(model, tiny_tokenizer, prompts):
+    long = generate(model, tiny_tokenizer, prompts[:5], max_new_tokens=6)
+    assert {type(answer) for answer in long} == {CutShort}
+    batch = torch.tensor([prompts[0]])
+    out = model.eval().generate(
+        batch, attention_mask=torch.ones_like(batch), max_new_tokens=6, do_sample=False
+    )
+    model.generation_config.eos_token_id = [int(out[0, -1])]  # now the sixth token, or one before it, ends it
+    assert type(generate(model, tiny_tokenizer, prompts[:1], max_new_tokens=6)[0]) is str
 
 
 def test_sampling_settings_of_the_model_are_set_aside(model, tiny_tokenizer, prompts):

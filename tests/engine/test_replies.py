@@ -12,7 +12,7 @@ import pytest
 
 from tunesmith.core.errors import DiskFullError, ParameterError, TunesmithError
 from tunesmith.core.events import EventLog
-from tunesmith.engine import CachedLLM, Failure
+from tunesmith.engine import CachedLLM, CutShort, Failure
 from tunesmith.engine import replies as module
 
 
@@ -118,6 +118,21 @@ def test_a_process_that_dies(tmp_path: Path) -> None:
     model = Model()
     CachedLLM(model, tmp_path)(chats(8))
     assert model.asked == ["q4", "q5", "q6", "q7"]
+
+
+def test_what_was_cut_short_stays_so(tmp_path: Path) -> None:
+    class Cuts(Model):
+        def __call__(self, *args: Any, **options: Any) -> list[Any]:
+            return [
+                CutShort(text) if text.startswith("q1") else text
+                for text in super().__call__(*args, **options)
+            ]
+
+    for _ in range(2):
+        model = Cuts()
+        replies = CachedLLM(model, tmp_path)(chats(3), max_new_tokens=5, seeds=[0, 0, 0])
+        assert [isinstance(reply, CutShort) for reply in replies] == [False, True, False]
+    assert model.asked == []
 
 
 def test_progress(tmp_path: Path) -> None:

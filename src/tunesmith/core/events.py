@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tunesmith.core.files import disk_errors
+from tunesmith.core.files import disk_errors, end_torn_line
 
 __all__ = ["EventLog", "Progress", "read_events"]
 
@@ -44,7 +44,7 @@ class EventLog:
         self.context = {} if context is None else context
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _end_torn_line(self.path)
+            end_torn_line(self.path)
 
     def with_context(self, **fields: Any) -> EventLog:
         """Return a log on the same file and listeners that adds ``fields`` to each event."""
@@ -113,15 +113,6 @@ def read_events(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(event, dict):
                 yield event
-
-
-def _end_torn_line(path: Path) -> None:
-    """Close a line that a killed writer left open, so that the next event starts on its own."""
-    if path.exists() and path.stat().st_size:
-        with open(path, "rb+") as stream:
-            stream.seek(-1, os.SEEK_END)
-            if stream.read(1) != b"\n":
-                stream.write(b"\n")
 
 
 def _plain(value: Any) -> Any:

@@ -19,10 +19,12 @@ from typing import IO, Any
 from tunesmith.core.errors import DiskFullError, TunesmithError
 
 __all__ = [
+    "append_text",
     "atomic_dir",
     "atomic_open",
     "cache_dir",
     "disk_errors",
+    "end_torn_line",
     "hash_file",
     "hash_json",
     "hash_text",
@@ -89,6 +91,30 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
         if target.exists():
             shutil.rmtree(target)
         os.replace(partial, target)
+
+
+def append_text(path: str | os.PathLike[str], text: str) -> None:
+    """Append whole lines to a file, created if absent, and wait until they are on the disk.
+
+    A kill leaves at most the last line torn; the next call ends it, so that it spoils no other.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(target):
+        end_torn_line(target)
+        with open(target, "ab") as stream:
+            stream.write(text.encode("utf-8", "surrogatepass"))
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def end_torn_line(path: Path) -> None:
+    """Close a line that a killed writer left open, so that the next one starts on its own."""
+    if path.exists() and path.stat().st_size:
+        with open(path, "rb+") as stream:
+            stream.seek(-1, os.SEEK_END)
+            if stream.read(1) != b"\n":
+                stream.write(b"\n")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from tunesmith.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from tunesmith.engine.chats import ChatModel, Failure, ask, open_llm
+    from tunesmith.engine.chats import ChatModel, CutShort, Failure, ask, open_llm
     from tunesmith.engine.endpoint import ChatEndpoint
     from tunesmith.engine.image_text import image_text_nll
     from tunesmith.engine.lm import completion_nll
@@ -18,6 +18,7 @@ __all__ = [
     "CachedLLM",
     "ChatEndpoint",
     "ChatModel",
+    "CutShort",
     "Failure",
     "LocalLLM",
     "ask",
@@ -33,6 +34,7 @@ __getattr__, __dir__ = lazy_exports(
         "CachedLLM": "replies",
         "ChatEndpoint": "endpoint",
         "ChatModel": "chats",
+        "CutShort": "chats",
         "Failure": "chats",
         "LocalLLM": "local_llm",
         "ask": "chats",

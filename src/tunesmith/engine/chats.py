@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from tunesmith.core.errors import DataError, ParameterError, nearest
 
-__all__ = ["Chat", "ChatModel", "Failure", "Reply", "ask", "open_llm"]
+__all__ = ["Chat", "ChatModel", "CutShort", "Failure", "Reply", "ask", "open_llm"]
 
 Chat = Sequence[Mapping[str, str]]
 
@@ -34,6 +34,15 @@ class Failure:
     """
 
     reason: str
+
+
+class CutShort(str):
+    """A reply that ended at the longest length permitted and not by itself; in all else a text like any other.
+
+    What is made of it (``strip()`` and so on) is a plain text.
+    """
+
+    __slots__ = ()
 
 
 Reply = str | Failure

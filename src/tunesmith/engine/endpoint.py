@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from tunesmith.core.errors import ParameterError, TunesmithError, shorten
 from tunesmith.core.files import hash_json
-from tunesmith.engine.chats import Chat, Failure, Reply
+from tunesmith.engine.chats import Chat, CutShort, Failure, Reply
 
 __all__ = ["ChatEndpoint", "EndpointError"]
 
@@ -300,7 +300,8 @@ def _text_of(data: bytes) -> Reply:
         raise _Again("the answer has no choices[0].message.content") from error
     if not isinstance(text, str):
         return Failure(f"the reply has no text (finish_reason: {choice.get('finish_reason')})")
-    return text.strip()
+    cut = choice.get("finish_reason") == "length"
+    return CutShort(text.strip()) if cut else text.strip()
 
 
 def _told(data: bytes) -> str:

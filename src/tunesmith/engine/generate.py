@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tunesmith.core.errors import DataError, ParameterError
 from tunesmith.core.events import EventLog
+from tunesmith.engine.chats import CutShort
 from tunesmith.engine.silence import quiet
 
 __all__ = ["generate"]
@@ -51,7 +52,8 @@ def generate(
         log: receives ``progress`` events.
 
     Returns:
-        The answers in the order of the prompts, without special tokens and outer white space.
+        The answers in the order of the prompts, without special tokens and outer white space; one that reached
+        ``max_new_tokens`` without an end is a `CutShort`.
 
     Raises:
         ParameterError: ``max_new_tokens`` or ``batch_size`` is below 1, ``temperature`` is negative or not
@@ -108,9 +110,11 @@ def generate(
                     generation_config=config,
                     logits_processor=draw,
                 )
-            texts = tokenizer.batch_decode(out[:, width:].cpu(), skip_special_tokens=True)
-            for i, text in zip(rows, texts, strict=True):
-                answers[i] = text.strip()
+            new = out[:, width:].cpu()
+            texts = tokenizer.batch_decode(new, skip_special_tokens=True)
+            ended = torch.isin(new, torch.tensor(ends, dtype=new.dtype)).any(1).tolist()
+            for i, text, whole in zip(rows, texts, ended, strict=True):
+                answers[i] = text.strip() if whole else CutShort(text.strip())
             if progress is not None:
                 progress.advance(len(rows))
     finally:

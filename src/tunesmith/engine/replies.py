@@ -12,7 +12,7 @@ from typing import Any, Self
 from tunesmith.core.errors import DiskFullError, ParameterError, TunesmithError
 from tunesmith.core.events import EventLog
 from tunesmith.core.files import cache_dir, hash_json
-from tunesmith.engine.chats import Chat, ChatModel, Failure, Reply, ask
+from tunesmith.engine.chats import Chat, ChatModel, CutShort, Failure, Reply, ask
 
 __all__ = ["CachedLLM"]
 
@@ -112,6 +112,14 @@ class CachedLLM:
                         if not isinstance(reply, Failure)
                     ],
                 )
+                base.executemany(
+                    "INSERT OR IGNORE INTO cut_short VALUES (?)",
+                    [
+                        (keys[i],)
+                        for i, reply in zip(part, replies, strict=True)
+                        if isinstance(reply, CutShort)
+                    ],
+                )
                 base.commit()
                 if progress is not None:
                     progress.advance(len(part))
@@ -128,8 +136,10 @@ def _kept(base: sqlite3.Connection, keys: list[bytes]) -> Iterator[tuple[bytes, 
     for begin in range(0, len(keys), _LOOKUP):
         part = keys[begin : begin + _LOOKUP]
         marks = ", ".join("?" * len(part))
-        for key, reply in base.execute(f"SELECT key, reply FROM replies WHERE key IN ({marks})", part):
-            yield bytes(key), bytes(reply).decode("utf-8", "surrogatepass")
+        query = f"SELECT key, reply, key IN cut_short FROM replies WHERE key IN ({marks})"
+        for key, reply, cut in base.execute(query, part):
+            text = bytes(reply).decode("utf-8", "surrogatepass")
+            yield bytes(key), CutShort(text) if cut else text
 
 
 @contextlib.contextmanager
@@ -139,6 +149,8 @@ def _database(path: Path) -> Iterator[sqlite3.Connection]:
             base.execute(
                 "CREATE TABLE IF NOT EXISTS replies (key BLOB PRIMARY KEY, reply BLOB NOT NULL) WITHOUT ROWID"
             )
+            # A table of its own, so that files of kept replies from before it can still be read.
+            base.execute("CREATE TABLE IF NOT EXISTS cut_short (key BLOB PRIMARY KEY) WITHOUT ROWID")
             yield base
     except sqlite3.DatabaseError as error:
         if "full" in str(error):
