@@ -286,8 +286,8 @@ class DualEncoder:
 
                 save_model(self.model, str(target / "model.safetensors"))
                 return
-            self.model.save_pretrained(target)
-            for part in (self.tokenizer, self.processor):
+            parts: tuple[Any, ...] = (self.model, self.tokenizer, self.processor)
+            for part in parts:
                 if hasattr(part, "save_pretrained"):
                     part.save_pretrained(target)
 
