@@ -6,6 +6,7 @@ from tunesmith.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from tunesmith.data import demo, formats, preflight, rows, templates, vision
+    from tunesmith.data.phases import phased, stacked
     from tunesmith.data.pool import Pool
     from tunesmith.data.reader import ReadReport, ReadResult, read
     from tunesmith.data.subset import write_subset
@@ -16,9 +17,11 @@ __all__ = [
     "ReadResult",
     "demo",
     "formats",
+    "phased",
     "preflight",
     "read",
     "rows",
+    "stacked",
     "templates",
     "vision",
     "write_subset",
@@ -32,9 +35,11 @@ __getattr__, __dir__ = lazy_exports(
         "ReadResult": "reader",
         "demo": "demo",
         "formats": "formats",
+        "phased": "phases",
         "preflight": "preflight",
         "read": "reader",
         "rows": "rows",
+        "stacked": "phases",
         "templates": "templates",
         "vision": "vision",
         "write_subset": "subset",
