@@ -262,6 +262,12 @@ def test_parameters(settings, message, tmp_path) -> None:
     assert str(error.value) == message
 
 
+def step(trainer: Any, labels: torch.Tensor) -> torch.Tensor:
+    """Return the loss of a step of these rows."""
+    x = torch.randn(len(labels), 5, generator=torch.Generator().manual_seed(0))
+    return trainer.compute_loss(trainer.model.train(), {"x": x, "labels": labels})
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
@@ -271,22 +277,22 @@ def test_parameters(settings, message, tmp_path) -> None:
     ],
 )
 def test_labels(labels, message, tmp_path) -> None:
-    rows = Dataset.from_dict({"x": [[0.0] * 5] * 2, "labels": labels})
     with pytest.raises(DataError, match=message):
-        trainer_of(tmp_path, rows=rows).train()
+        step(trainer_of(tmp_path), torch.tensor(labels))
 
 
 def test_steps_that_hold_no_pairs(tmp_path) -> None:
+    trainer = trainer_of(tmp_path)
     with pytest.raises(DataError) as error:
-        trainer_of(tmp_path, rows=vectors(1)).train()
+        step(trainer, torch.tensor([1]))
     assert str(error.value) == (
         "Core-tuning pairs rows, and this step has one: raise per_device_train_batch_size or "
         "gradient_accumulation_steps, or set dataloader_drop_last=True if it is the rest of an epoch."
     )
-    rows = Dataset.from_dict({"x": vectors()["x"][:8], "labels": [1] * 8})
+    of_one_class = torch.ones(8, dtype=torch.int64)
+    assert torch.isfinite(step(trainer, of_one_class))
     with pytest.raises(DataError, match=r"All 8 rows of the batch are of class 1, so there are no negatives"):
-        trainer_of(tmp_path, rows=rows, strict=True).train()
-    trainer_of(tmp_path, rows=rows, num_train_epochs=1).train()
+        step(trainer_of(tmp_path, strict=True), of_one_class)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +304,7 @@ def test_steps_that_hold_no_pairs(tmp_path) -> None:
 )
 def test_features_that_are_none(features, message, tmp_path) -> None:
     with pytest.raises(TrainingError, match=message):
-        trainer_of(tmp_path, features=features).train()
+        step(trainer_of(tmp_path, features=features), torch.tensor([0, 1]))
 
 
 @pytest.mark.parametrize(
