@@ -81,6 +81,8 @@ def resolve_model(model_id: str) -> str:
     alias = model_id.lower()
     if alias in ALIASES:
         return str(_converted(alias))
+    if alias in ENCODER_ALIASES:
+        return resolve_encoder(alias)
     path = Path(model_id).expanduser()
     if path.exists():
         if not (path / "config.json").exists():
@@ -135,13 +137,16 @@ def load_model(
 
     Raises:
         MissingModelError: the model cannot be found or reached.
-        ParameterError: ``dtype`` is none of the above.
+        ParameterError: ``dtype`` is none of the above, or the model is a bundled sentence encoder.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    if dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise ParameterError("dtype", "load_model", "'auto', 'float32', 'bfloat16' or 'float16'", dtype)
+    _check_dtype(dtype, "load_model")
+    if model_id.lower() in ENCODER_ALIASES:
+        raise ParameterError(
+            "model_id", "load_model", "a language model; this one is a sentence encoder, for classifiers", model_id
+        )
     source = resolve_model(model_id)
     device = default_device() if device is None else device
     with quiet(), _missing(model_id):
@@ -154,21 +159,54 @@ def load_model(
     return model.to(device).eval()
 
 
-def load_classifier(model_id: str, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
-    """Load a sequence-classification model in float32 and evaluation mode, with its tokenizer.
+def load_classifier(
+    model_id: str,
+    *,
+    classes: list[str] | None = None,
+    dtype: str = "float32",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Any, Any]:
+    """Load a sequence-classification model on the CPU in evaluation mode, with its tokenizer.
+
+    Args:
+        model_id: bundled alias (``"minilm"`` too), folder, or Hub id.
+        classes: names of the outputs of a new head, whose weights are drawn; by default the head that the model has.
+        dtype: as `load_model` takes it.
+        revision: branch, tag or commit on the Hub.
+        trust_remote_code: let the model's repository run its own Python code.
 
     Raises:
         MissingModelError: the model cannot be found or reached.
+        ParameterError: ``dtype`` is none of those.
     """
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    tokenizer = load_tokenizer(model_id, trust_remote_code=trust_remote_code)
+    _check_dtype(dtype, "load_classifier")
+    more: dict[str, Any] = {}
+    if classes is not None:
+        more = {
+            "id2label": dict(enumerate(classes)),
+            "label2id": {name: i for i, name in enumerate(classes)},
+            "num_labels": len(classes),
+            "ignore_mismatched_sizes": True,  # a head of other classes is left behind
+        }
+    tokenizer = load_tokenizer(model_id, revision=revision, trust_remote_code=trust_remote_code)
     with quiet(), _missing(model_id):
         model = AutoModelForSequenceClassification.from_pretrained(
-            resolve_model(model_id), dtype=torch.float32, trust_remote_code=trust_remote_code
+            resolve_model(model_id),
+            dtype=getattr(torch, auto_dtype() if dtype == "auto" else dtype),
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            **more,
         )
     return model.eval(), tokenizer
+
+
+def _check_dtype(dtype: str, owner: str) -> None:
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise ParameterError("dtype", owner, "'auto', 'float32', 'bfloat16' or 'float16'", dtype)
 
 
 def resolve_encoder(encoder_id: str) -> str:

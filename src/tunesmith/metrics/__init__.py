@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from tunesmith.core.lazy import lazy_exports
 
 __all__ = [
+    "Accuracy",
     "ExactMatch",
     "HeldOutPerplexity",
     "TaskScore",
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tunesmith.metrics import clustering
     from tunesmith.metrics.bootstrap import paired_bootstrap
     from tunesmith.metrics.calls import parse_call
+    from tunesmith.metrics.classes import Accuracy
     from tunesmith.metrics.clustering import clustering_accuracy, novel_class_accuracy, purity
     from tunesmith.metrics.generation import ExactMatch, TaskScore
     from tunesmith.metrics.perplexity import HeldOutPerplexity
@@ -29,6 +31,7 @@ else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
+            "Accuracy": "classes",
             "ExactMatch": "generation",
             "HeldOutPerplexity": "perplexity",
             "TaskScore": "generation",

@@ -14,6 +14,7 @@ from tunesmith.recipe.schema import MethodSpec, Recipe
 
 __all__ = ["Parameters", "check", "parameters_of"]
 
+CLASSIFIER_TUNER = "tuner of a classifier"
 # What the runner passes itself, so that a recipe does not set it.
 _GIVEN = frozenset(
     "self model tokenizer train output_dir tuner validation callbacks log resume seed".split()  # noqa: SIM905
@@ -58,7 +59,7 @@ def check(loaded: LoadedRecipe) -> list[Problem]:
     arms = expand(loaded.recipe)
     for arm in arms:
         for path, family, spec in _blocks(arm.recipe):
-            for key, message in _faults(family, spec):
+            for key, message in (*_faults(family, spec), *_mismatch(arm.recipe, family, spec)):
                 if message in problems:
                     continue
                 prefix = (
@@ -75,6 +76,20 @@ def check(loaded: LoadedRecipe) -> list[Problem]:
     return list(problems.values())
 
 
+def _mismatch(recipe: Recipe, family: str, spec: MethodSpec) -> Iterator[tuple[str | None, str]]:
+    """Yield what does not go with a classifier, or with a language model."""
+    if family == "train" and recipe.classifies and recipe.export is not None and recipe.export.merged:
+        yield (
+            None,
+            "export.merged merges adapters of language models; leave it out with train.type 'classify'.",
+        )
+    if family == "evaluate" and f"evaluate.{spec.type}" in methods.names("evaluate.*"):
+        classes = getattr(methods.get(f"evaluate.{spec.type}"), "needs", None) == "classes"
+        if classes != recipe.classifies:
+            needs = "train.type 'classify'" if classes else "a language model, not train.type 'classify'"
+            yield "type", f"the metric '{spec.type}' needs {needs}."
+
+
 def _axes(recipe: Recipe) -> dict[str, list[Any]]:
     return recipe.compare.axes if recipe.compare else {}
 
@@ -88,7 +103,7 @@ def _blocks(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], str, Method
         if spec is not None:
             yield (family,), family, spec
     if recipe.train is not None:
-        yield ("tuner",), "tuner", recipe.tuner
+        yield ("tuner",), CLASSIFIER_TUNER if recipe.classifies else "tuner", recipe.tuner
 
 
 def _faults(family: str, spec: MethodSpec) -> Iterator[tuple[str | None, str]]:
@@ -126,6 +141,8 @@ def _faults(family: str, spec: MethodSpec) -> Iterator[tuple[str | None, str]]:
         yield None, f"the key '{key}' is missing in {family} of type '{spec.type}'."
     if family == "tuner" and spec.parameters and not unknown and spec.type != "full":
         yield from _refused(spec)
+    if family == "train" and "objective" in valid and "objective" in spec.parameters:
+        yield from _objective_faults(spec)
     if family == "train" and spec.parameters.get("online") is not None and "online" in valid:
         yield from _online_faults(spec)
 
@@ -138,6 +155,16 @@ def _online_faults(spec: MethodSpec) -> Iterator[tuple[str | None, str]]:
         OnlineSelection.of(spec.parameters["online"]).rows(getattr(spec, "batch_size", 1))
     except TunesmithError as error:
         yield "online", str(error)
+
+
+def _objective_faults(spec: MethodSpec) -> Iterator[tuple[str | None, str]]:
+    """Yield what is wrong with the objective of a classifier."""
+    from tunesmith.trainers.classify.objectives import objective_of
+
+    try:
+        objective_of(spec.parameters["objective"], "train")
+    except TunesmithError as error:
+        yield "objective", str(error)
 
 
 def _refused(spec: MethodSpec) -> Iterator[tuple[str | None, str]]:
@@ -154,13 +181,19 @@ def parameters_of(family: str, name: str) -> Parameters:
     """Return the parameters that a recipe may set for a method.
 
     Args:
-        family: ``"select"``, ``"cluster"``, ``"curate"``, ``"train"``, ``"evaluate"``, ``"audit"`` or ``"tuner"``.
+        family: ``"select"``, ``"cluster"``, ``"curate"``, ``"train"``, ``"evaluate"``, ``"audit"``, ``"tuner"`` or
+            `CLASSIFIER_TUNER`.
         name: the method within it; for ``"tuner"`` ``"full"`` or a PEFT type in lower case.
 
     Raises:
         UnknownNameError: there is no such method.
         TunesmithError: the method's package cannot be imported.
     """
+    if family == CLASSIFIER_TUNER:
+        from tunesmith.trainers.classify.moving import tuner_parameters
+
+        own = tuner_parameters(name)
+        return Parameters(_peft_fields(name, ["full", "head", "levi"]) if own is None else own)
     if family == "tuner":
         return Parameters(_tuner_fields(name))
     target = methods.get(f"{family}.{name}")
@@ -184,11 +217,15 @@ def _tuner_fields(name: str) -> frozenset[str]:
 
     if name in PLANS:
         return parameters_of_plan(name)
+    return _peft_fields(name, list(PLANS))
+
+
+def _peft_fields(name: str, others: list[str]) -> frozenset[str]:
     from tunesmith.tuners.registration import config_of
 
     configs = config_of()
     if name not in configs:
-        raise UnknownNameError("tuner", name, [*configs, *PLANS])
+        raise UnknownNameError("tuner", name, [*configs, *others])
     return frozenset(field.name for field in dataclasses.fields(configs[name]) if field.init)
 
 

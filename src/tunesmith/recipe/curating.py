@@ -145,7 +145,12 @@ def _takes_model(recipe: Recipe, spec: MethodSpec) -> bool:
 
 def _may_tune(recipe: Recipe, spec: MethodSpec) -> bool:
     wanted = "finetune" in parameters_of("curate", spec.type)
-    return wanted and recipe.train is not None and spec.parameters.get("candidate") is None
+    return (
+        wanted
+        and recipe.train is not None
+        and not recipe.classifies
+        and spec.parameters.get("candidate") is None
+    )
 
 
 def _finetune(work: Work, folder: Path, place: int, rows: Dataset) -> Any:
@@ -182,6 +187,11 @@ def _preview(work: Work, rows: Dataset) -> None:
     train, limits = work.recipe.train, work.recipe.preflight
     assert train is not None
     sample = rows.select(range(min(PREVIEW_ROWS, len(rows))))
+    if work.recipe.classifies:
+        from tunesmith.recipe.classifying import preview_classes
+
+        preview_classes(work, sample)
+        return
     _, report = encode_dataset(sample, work.tokenizer, max_length=train.max_length, loss=train.loss)
     report.check(limits.max_truncated, limits.max_dropped)
     write_json(work.root / "preflight.json", report.to_dict())

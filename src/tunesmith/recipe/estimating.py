@@ -125,7 +125,9 @@ def estimate(recipe: Recipe) -> Estimate:
     lengths, characters = _pool(recipe, result)
     _selected(arms, result)
     if recipe.model is not None:
-        result.model = model_size(recipe.model, recipe.tuner if recipe.train else None)
+        result.model = model_size(
+            recipe.model, recipe.tuner if recipe.train else None, classifier=recipe.classifies
+        )
     _train(recipe, arms, lengths, result)
     _times(recipe, arms, lengths, result)
     _disk(recipe, characters, result)

@@ -79,31 +79,35 @@ class ModelSize:
         )
 
 
-def model_size(spec: ModelSpec, tuner: TunerSpec | None = None) -> ModelSize:
+def model_size(spec: ModelSpec, tuner: TunerSpec | None = None, *, classifier: bool = False) -> ModelSize:
     """Count a model's weights on the meta device: no weight is read or allocated; about a second.
 
     Args:
         spec: the model.
         tuner: counts what this trains.
+        classifier: the model has a head for classes instead of one for tokens.
 
     Raises:
         MissingModelError: the model, or its configuration on the Hub, cannot be found.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     from tunesmith.engine.models import auto_dtype, default_device
 
     config = model_config(spec)
+    kind = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
+            model = kind.from_config(config, trust_remote_code=spec.trust_remote_code)
     except (OSError, ValueError) as error:
         raise _unreadable(spec, error) from error
     text = config.get_text_config()
-    head = model.get_output_embeddings()
+    head = None if classifier else model.get_output_embeddings()
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    dtype = auto_dtype(default_device()) if spec.dtype == "auto" else spec.dtype
+    dtype: str = spec.dtype
+    if dtype == "auto":
+        dtype = "float32" if classifier else auto_dtype(default_device())
     parameters = sum(p.numel() for p in model.parameters())
     return ModelSize(
         parameters=parameters,
@@ -111,7 +115,7 @@ def model_size(spec: ModelSpec, tuner: TunerSpec | None = None) -> ModelSize:
         trainable=_trainable(tuner, parameters, model, linear),
         layers=int(text.num_hidden_layers),
         hidden=int(text.hidden_size),
-        vocabulary=int(text.vocab_size),
+        vocabulary=0 if classifier else int(text.vocab_size),
         bytes_each=BYTES[dtype],
         dtype=dtype,
     )
@@ -184,10 +188,10 @@ def tokenizer_at_hand(model_id: str) -> Any:
     """Return the model's tokenizer if it is on this machine already, else None."""
     from transformers import AutoTokenizer
 
-    from tunesmith.engine.models import ALIASES
+    from tunesmith.engine.models import ALIASES, resolve_encoder
 
     alias = model_id.lower()
-    source = _converted(alias) if alias in ALIASES else model_id
+    source = _converted(alias) if alias in ALIASES else resolve_encoder(model_id)
     if source is None:
         return None
     try:

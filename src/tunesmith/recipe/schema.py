@@ -214,11 +214,23 @@ class CompareSpec(BaseModel):
     """The arm that others are compared with; by default ``random`` where it is an arm, else the first."""
     overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Arm -> further dotted keys for it alone."""
+    early_stop: bool | float = False
+    """End arms of a sweep over how to step that early gradient norms and losses rule out; true judges after the first
+    10 % of the samples, a share such as 0.2 after that. An arm ends if it is dominated under every seed."""
 
     @property
     def axes(self) -> dict[str, list[Any]]:
         """Dotted key -> values."""
         return dict(self.__pydantic_extra__ or {})
+
+    @model_validator(mode="after")
+    def _a_window(self) -> CompareSpec:
+        if not isinstance(self.early_stop, bool) and not 0 < self.early_stop < 1:
+            raise ValueError(
+                "The 'compare.early_stop' key must be true, false or a share of the samples in (0, 1). "
+                f"Got {self.early_stop!r} instead."
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_axis(self) -> CompareSpec:
@@ -253,6 +265,11 @@ class Recipe(_Strict):
     preflight: PreflightSpec = Field(default_factory=PreflightSpec)
     export: ExportSpec | None = None
     compare: CompareSpec | None = None
+
+    @property
+    def classifies(self) -> bool:
+        """Whether a classifier is trained, not a language model."""
+        return self.train is not None and self.train.type == "classify"
 
     @model_validator(mode="after")
     def _needs_model(self) -> Recipe:

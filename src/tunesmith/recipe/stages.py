@@ -17,6 +17,7 @@ from tunesmith import methods
 from tunesmith.core.events import EventLog
 from tunesmith.core.files import atomic_dir, atomic_open, read_json, write_json
 from tunesmith.core.seeds import child_seed
+from tunesmith.recipe.classifying import build_classifier, evaluate_classifier
 from tunesmith.recipe.clustering import build_cluster
 from tunesmith.recipe.curating import build_curate, train_arguments
 from tunesmith.recipe.schema import Recipe, TrainSpec
@@ -250,6 +251,8 @@ def build_train(work: Work, folder: Path, selection: Path, seed: int) -> dict[st
     spec = recipe.train
     assert spec is not None
     indices = np.load(selection / "indices.npy")
+    if recipe.classifies:
+        return build_classifier(work, folder, work.dataset.select(indices), seed)
     encoded, report = encode_dataset(
         work.dataset.select(indices), work.tokenizer, max_length=spec.max_length, loss=spec.loss
     )
@@ -268,6 +271,11 @@ def build_train(work: Work, folder: Path, selection: Path, seed: int) -> dict[st
     save_tuned(result.model, work.tokenizer, folder / "tuned")
     if result.delta is not None:
         result.delta.save_pretrained(folder / "delta")
+    return finish_training(folder, result)
+
+
+def finish_training(folder: Path, result: Any) -> dict[str, Any]:
+    """Write the facts of a training, remove its checkpoints, and return the facts."""
     facts = {
         "steps": result.steps,
         "tokens": result.tokens,
@@ -302,6 +310,8 @@ def build_evaluate(work: Work, folder: Path, tuned: Path | None) -> dict[str, An
     from tunesmith.trainers.sft import load_tuned
 
     recipe = work.recipe
+    if recipe.classifies:
+        return evaluate_classifier(work, folder, tuned)
     assert recipe.model is not None
     metrics = {
         spec.type: methods.create(f"evaluate.{spec.type}", **spec.parameters) for spec in recipe.evaluate

@@ -18,7 +18,7 @@ import torch
 from tunesmith.core.errors import MissingModelError, TrainingError
 from tunesmith.core.files import atomic_dir, read_json
 from tunesmith.engine.logits import fixed_batch, logits_of
-from tunesmith.engine.models import load_model
+from tunesmith.engine.models import load_classifier, load_model
 from tunesmith.engine.silence import quiet
 from tunesmith.tuners.roste import is_roste_folder, load_roste
 
@@ -94,7 +94,7 @@ def load_tuned(folder: str | Path, base: str | Callable[[], Any], dtype: str = "
             f"The folder {folder} holds neither an adapter (adapter_config.json) nor a model (config.json). "
             "Give a folder that save_tuned wrote."
         )
-    return load_model(str(path), dtype=read_json(path / "config.json").get("dtype") or dtype)
+    return _whole(path, read_json(path / "config.json").get("dtype") or dtype)
 
 
 def _refuse_unknown(folder: Path, ours: list[str]) -> None:
@@ -136,7 +136,20 @@ def _read_adapter(model: Any, folder: Path) -> None:
 def _read_whole(model: Any, folder: Path) -> Any:
     if is_roste_folder(folder):
         return load_roste(folder).to(model.device)
-    return load_model(str(folder), dtype=_name(model.dtype), device=str(model.device))
+    return _whole(folder, _name(model.dtype)).to(model.device)
+
+
+def _whole(folder: Path, dtype: str) -> Any:
+    """Load a folder as what it holds: LEVI, another classifier, or a language model."""
+    config = read_json(folder / "config.json")
+    if config.get("model_type") == "levi":
+        from tunesmith.models import LEVI
+
+        return LEVI.from_pretrained(folder).eval()
+    kinds = config.get("architectures") or [""]
+    if kinds[0].endswith("ForSequenceClassification"):
+        return load_classifier(str(folder), dtype=dtype)[0]
+    return load_model(str(folder), dtype=dtype)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -167,6 +167,13 @@ class PooledTrainer(Trainer):
         self.load_loss_state({name: t for name, t in tensors.items() if not name.startswith(EXTRA)})
         self._ready = True
 
+    def restore(self, checkpoint: Path) -> None:
+        """Load the weights and the loss's state of a checkpoint without training on."""
+        self._load_from_checkpoint(
+            str(checkpoint)
+        )  # private, and the only place that knows adapters and shards
+        self._restore(checkpoint)
+
     def saved_state(self) -> dict[str, torch.Tensor]:
         """Return what a checkpoint holds of the loss: the extra modules and `loss_state`."""
         extra = {} if self.extra is None else self.extra.state_dict()
