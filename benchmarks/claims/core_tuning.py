@@ -114,9 +114,12 @@ def main() -> None:
         and row["baseline"] in ("CE", "CE + SupCon")
         and "short" not in row["setting"]
     ]
-    clauses = "; ".join(
-        f"{row['setting']}: {says(row)}" for row in intervals if row["baseline"] in ("CE", "CE + SupCon")
-    )
+    told = [
+        row
+        for row in intervals
+        if row["arm"] == "Core-tuning" and (row["baseline"] == "CE" or "short" not in row["setting"])
+    ]
+    clauses = "; ".join(f"{row['setting']}: {says(row)}" for row in told)
     first, *others = SETTINGS
     save(
         "core-tuning",
