@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from tunesmith.core.errors import ParameterError, TrainingError
 from tunesmith.trainers.dr_tune.calibration import LOSS_SCALES, combine, loss_terms
 from tunesmith.trainers.dr_tune.frozen import FrozenEncoder
+from tunesmith.trainers.dr_tune.kept import KeptFeatures
 from tunesmith.trainers.dr_tune.rates import head_lr_factor as one_plus_ratio
 from tunesmith.trainers.dr_tune.rates import raise_head_lr
 from tunesmith.trainers.dr_tune.regularizer import DRTuneRegularizer, check_bank
@@ -45,12 +46,15 @@ class DRTuneTrainer(PooledTrainer):
         reuse_rotation: rotate by the last rotation in between; False as in the authors' code.
         calibration: "both", "rotation", "translation" or "none".
         normalize: the scaling of the authors' code; False: the paper's equations on raw features.
+        keep_features: keep the frozen encoder's features of each row, so that it runs in the first epoch alone; for
+            rows that are not augmented. d float32 per row.
         features: ``features(model, inputs)`` -> (B, d), where they are not simply what the head takes.
         head: name of the model's last linear layer; found by default.
         **kwargs: of ``transformers.Trainer``.
 
-    Time: a forward pass of the frozen encoder per step, about a third of a step, and the head on K rows more. Memory:
-    the frozen encoder (none with adapters, which are switched off instead) and 2 K d float32. Logged: ``ce``, ``dr``.
+    Time: a forward pass of the frozen encoder per step, about a third of a step (see ``keep_features``), and the head
+    on K rows more. Memory: the frozen encoder (none with adapters, which are switched off instead) and 2 K d float32.
+    Logged: ``ce``, ``dr``.
 
     Raises:
         ParameterError: a setting outside its range, or a head that is not trained: nothing else is regularised.
@@ -68,6 +72,7 @@ class DRTuneTrainer(PooledTrainer):
         reuse_rotation: bool = False,
         calibration: str = "both",
         normalize: bool = True,
+        keep_features: bool = False,
         features: Callable[..., Any] | None = None,
         head: str | None = None,
         **kwargs: Any,
@@ -107,6 +112,8 @@ class DRTuneTrainer(PooledTrainer):
             calibration=calibration,
             normalize=normalize,
         ).to(self.args.device)
+        sized = isinstance(self.train_dataset, Sized)
+        self.kept = KeptFeatures(len(self.train_dataset) if sized else None) if keep_features else None
         self._warn_of_sizes(bank_size, rows)
 
     def _warn_of_sizes(self, bank_size: int, rows: int) -> None:
@@ -142,8 +149,13 @@ class DRTuneTrainer(PooledTrainer):
         """Return the frozen encoder's features of a micro-batch, (B, d)."""
         if self.frozen is None:
             return {}
-        with self.accelerator.autocast(), self.frozen.of(model) as frozen:
-            return {"pre": self.pool(frozen, inputs)[0].detach().float()}
+        frozen = self.frozen
+
+        def run(part: dict[str, Any]) -> torch.Tensor:
+            with self.accelerator.autocast(), frozen.of(model) as encoder:
+                return self.pool(encoder, part)[0].detach().float()
+
+        return {"pre": run(inputs) if self.kept is None else self.kept(inputs, run)}
 
     def prepare_loss(self, model: nn.Module) -> None:
         """Fill the banks, both with features of the frozen encoder; the data are read as often as it takes."""
