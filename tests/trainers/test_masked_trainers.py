@@ -201,6 +201,27 @@ def test_two_passes_over_a_batch_hide_the_same_tokens(
     assert all(torch.equal(*seen[i : i + 2]) for i in range(0, 8, 2))
 
 
+def test_packed_rows_of_trl(tiny_model_dir: str, tiny_tokenizer: Any, folder: Any) -> None:
+    """TRL takes no other collator than its own where it packs: the mixin needs none."""
+    data = rows(12)
+    args = arguments(SFTTrainer, folder(), max_steps=-1, num_train_epochs=1)
+    args.dataset_kwargs, args.packing, args.max_length = None, True, 40
+    made = with_mixin(SFTTrainer)(
+        model=AutoModelForCausalLM.from_pretrained(tiny_model_dir),
+        args=args,
+        train_dataset=Dataset.from_list(data),
+        processing_class=tiny_tokenizer,
+        masked={"mask_token": MASK, "rate": 1.0, "warmup": 0.0},
+    )
+    with fed(made.model) as seen:
+        made.train()
+    ids = torch.cat([batch.flatten() for batch in seen])
+    assert len(ids) == sum(len(row["input_ids"]) for row in data)
+    assert sorted(ids[ids != MASK].tolist()) == sorted(
+        token for row in data for token in row["input_ids"][:4]
+    )
+
+
 def test_after_the_training_the_model_is_let_go(
     tiny_model_dir: str, tiny_tokenizer: Any, folder: Any
 ) -> None:

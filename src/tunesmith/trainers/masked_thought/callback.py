@@ -60,7 +60,7 @@ class MaskRateCallback(TrainerCallback):
         if schedule is None:
             warn_of_all(self.p_max)
         self.warmup, self.start, self.schedule = warmup, start, schedule
-        self._step, self._total = 0, 1
+        self._step = 0
         self._handle: Any = None
         self._hidden = False
 
@@ -88,9 +88,8 @@ class MaskRateCallback(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the trainer before each optimiser step."""
-        self._step, self._total = state.global_step, state.max_steps
-        self.collator.step = self._step
-        self.collator.rate = self.rate(self._step, self._total)
+        self._step = self.collator.step = state.global_step
+        self.collator.rate = self.rate(self._step, state.max_steps)
         self._hidden = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
