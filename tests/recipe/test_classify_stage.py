@@ -25,7 +25,13 @@ def recipe(tmp_path: Path, write_jsonl: Any, tiny_bert_dir: str) -> Path:
         "model": {"id": tiny_bert_dir},
         "data": {"train": str(tmp_path / "pool.jsonl"), "test": str(tmp_path / "test.jsonl")},
         "tuner": {"type": "full"},
-        "train": {"type": "classify", "label": "kind", "epochs": 12, "learning_rate": 0.003, "max_length": 32},
+        "train": {
+            "type": "classify",
+            "label": "kind",
+            "epochs": 12,
+            "learning_rate": 0.003,
+            "max_length": 32,
+        },
         "evaluate": [{"type": "accuracy"}],
         "compare": {"train.objective": ["cross_entropy", "core_tuning"], "seeds": [0]},
     }

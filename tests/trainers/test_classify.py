@@ -7,27 +7,14 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from torch.testing import assert_close
 
+from _trainer_rows import class_rows as rows
+from _trainer_rows import without_dropout
 from tunesmith.core.errors import DataError, ParameterError, TrainingError, UnknownNameError
 from tunesmith.engine.models import load_model, load_tokenizer
 from tunesmith.trainers.classify import encode_classes, load_classifier_for, predict_classes, train_classifier
 from tunesmith.trainers.classify.encoding import ClassReport, class_names, texts_of
 from tunesmith.trainers.saving import load_tuned, save_tuned
-
-WORDS = {"warm": "sun fire summer", "cold": "ice snow winter"}
-OBJECTIVES: dict[str, Any] = {
-    "cross_entropy": {},
-    "core_tuning": {"projection_dim": 8},
-    "dr_tune": {"bank_size": 8, "rotate_every": 2},
-}
-
-
-def rows(n: int = 24) -> Dataset:
-    names = ["warm", "cold"]
-    return Dataset.from_list(
-        [{"text": WORDS[names[i % 2]] + f" day {i % 5}", "label": names[i % 2]} for i in range(n)]
-    )
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +27,7 @@ def train(tiny_bert_dir, tokenizer, tmp_path) -> Any:
     encoded, classes, _ = encode_classes(rows(), tokenizer, label="label")
 
     def run(folder: str = "run", **more: Any) -> Any:
-        model = load_classifier_for(tiny_bert_dir, classes)
-        for part in model.modules():
-            if isinstance(part, torch.nn.Dropout):
-                part.p = 0.0
+        model = without_dropout(load_classifier_for(tiny_bert_dir, classes))
         given = {"learning_rate": 1e-3, "epochs": 2, "batch_size": 8, "save_every": 2, **more}
         return train_classifier(model, tokenizer, encoded, output_dir=tmp_path / folder, **given)
 
@@ -100,53 +84,6 @@ def test_rows_that_have_no_classes(tokenizer):
         ClassReport(4, 3, 0, {}).check(0.2, 0.2)
     with pytest.raises(DataError, match=r"4 of 4 rows are cut, more than the 50% that the preflight allows"):
         ClassReport(4, 0, 4, {}).check(0.5, 0.2)
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_accumulated_batches_are_one_batch(objective, train):
-    given = {"objective": {"type": objective, **OBJECTIVES[objective]}}
-    big = train("big", **given)
-    cut = train("cut", batch_size=2, accumulate=4, **given)
-    for (name, ours), theirs in zip(cut.model.named_parameters(), big.model.parameters(), strict=True):
-        assert_close(ours, theirs, atol=2e-5, rtol=1e-3, msg=name)
-    assert [loss for _, loss, _ in cut.losses] == pytest.approx([loss for _, loss, _ in big.losses], rel=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("objective", "tuner"),
-    [
-        ("core_tuning", {"type": "full"}),
-        ("dr_tune", {"type": "lora", "r": 2}),
-        ("cross_entropy", {"type": "levi", "adapter_width": 8}),
-    ],
-)
-def test_killed_and_continued_it_ends_as_a_straight_run(objective, tuner, train, tmp_path, monkeypatch):
-    given = {"objective": {"type": objective, **OBJECTIVES[objective]}, "tuner": tuner}
-    straight = train("straight", **given)
-    from transformers import Trainer
-
-    step = Trainer.training_step
-
-    def dies(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.state.global_step == 5:
-            raise KeyboardInterrupt
-        return step(self, *args, **kwargs)
-
-    monkeypatch.setattr(Trainer, "training_step", dies)
-    with pytest.raises(KeyboardInterrupt):
-        train("cut", **given)
-    monkeypatch.undo()
-    assert (tmp_path / "cut" / "checkpoint-4" / "complete.json").exists()
-    found = train("cut", **given)
-    for (name, ours), theirs in zip(found.model.named_parameters(), straight.model.parameters(), strict=True):
-        assert torch.equal(ours, theirs), name
-    assert found.losses == straight.losses
-    again = train("cut", **given)  # after its last step nothing is trained on
-    assert again.steps == found.steps
-    with pytest.raises(
-        TrainingError, match="holds checkpoints of another training; it differs in: learning_rate"
-    ):
-        train("cut", **{**given, "learning_rate": 2e-3})
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,8 @@ def _faults(family: str, spec: MethodSpec) -> Iterator[tuple[str | None, str]]:
         yield from _refused(spec)
     if family == "train" and "objective" in valid and "objective" in spec.parameters:
         yield from _objective_faults(spec)
+    if family == "train" and spec.parameters.get("masked") is not None and "masked" in valid:
+        yield from _masked_faults(spec)
     if family == "train" and spec.parameters.get("online") is not None and "online" in valid:
         yield from _online_faults(spec)
 
@@ -155,6 +157,16 @@ def _online_faults(spec: MethodSpec) -> Iterator[tuple[str | None, str]]:
         OnlineSelection.of(spec.parameters["online"]).rows(getattr(spec, "batch_size", 1))
     except TunesmithError as error:
         yield "online", str(error)
+
+
+def _masked_faults(spec: MethodSpec) -> Iterator[tuple[str | None, str]]:
+    """Yield what is wrong with the settings of masked thought."""
+    from tunesmith.trainers.masked_thought import MaskedThought
+
+    try:
+        MaskedThought.of(spec.parameters["masked"])
+    except TunesmithError as error:
+        yield "masked", str(error)
 
 
 def _objective_faults(spec: MethodSpec) -> Iterator[tuple[str | None, str]]:

@@ -99,6 +99,22 @@ class Plan:
             self.mixins = (ConsistencyMixin, *self.mixins)
             self.arguments["consistency"] = Consistency(beta=float(weight))
 
+    def ask_masking(self, masked: Any) -> dict[str, Any]:
+        """Hide tokens of the reasoning in the input (masked thought), and return the settings.
+
+        Raises:
+            ParameterError: a setting is outside its set.
+        """
+        from tunesmith.trainers.masked_thought import MaskedThought, MaskedThoughtMixin
+
+        settings = MaskedThought.of(masked)
+        self.mixins = (
+            MaskedThoughtMixin,
+            *self.mixins,
+        )  # in front: the others run the model on what it has hidden
+        self.arguments["masked"] = settings
+        return settings.describe()
+
     def describe(self) -> str:
         """Return what tells this plan from another, for the checkpoints' identity."""
         return self.name if not self.values else f"{self.name} {hash_json(self.values)}"

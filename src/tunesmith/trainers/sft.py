@@ -21,7 +21,7 @@ import numpy as np
 
 from tunesmith.core.errors import ParameterError, TrainingError, nearest
 from tunesmith.core.events import EventLog
-from tunesmith.core.files import disk_errors
+from tunesmith.core.files import disk_errors, hash_json
 from tunesmith.trainers.plans import plan_of
 from tunesmith.trainers.saving import load_tuned, save_tuned
 
@@ -106,6 +106,7 @@ def train_sft(
     validation: Dataset | None = None,
     online: dict[str, Any] | Any | None = None,
     consistency: float | None = None,
+    masked: dict[str, Any] | Any | None = None,
     callbacks: Sequence[Any] = (),
     log: EventLog | None = None,
     resume: bool = True,
@@ -139,6 +140,8 @@ def train_sft(
             beside them, or an `OnlineSelection`. By default every row is trained on.
         consistency: weight of the loss between two passes over each batch (`ConsistencyMixin`; twice the time); by
             default 1 with MoSA, whose passes draw different parts, and 0 with everything else.
+        masked: hide tokens of the answers in the input (masked thought): settings of `masked_thought.MaskedThought`,
+            such as ``{"rate": 0.3, "mode": "random"}``.
         callbacks: further callbacks of the trainer, such as an `EarlySignalCallback`.
         log: event log.
         resume: continue from the last whole checkpoint; False discards what is there.
@@ -159,6 +162,7 @@ def train_sft(
     _check(epochs=epochs, batch_size=batch_size, accumulate=accumulate, warmup=warmup, save_every=save_every)
     plan = plan_of(tuner, train_sft)
     plan.ask_consistency(consistency, train_sft)
+    hidden = None if masked is None else plan.ask_masking(masked)
     rate = learning_rate if learning_rate is not None else plan.rate
     if not rate > 0:
         raise ParameterError("learning_rate", train_sft, "a float above 0", rate)
@@ -190,6 +194,7 @@ def train_sft(
         "data": _data_hash(train),
         "tuner": plan.describe(),
         **({"consistency": plan.consistency} if plan.consistency else {}),
+        **({} if hidden is None else {"masked": hash_json(hidden)}),
         "model": f"{type(model).__name__}, {model.dtype}, {model.num_parameters():,} parameters",
         **{key: str(value) for key, value in settings.items() if key != "save_steps"},
         **({} if selection is None else {"online": selection.describe()}),

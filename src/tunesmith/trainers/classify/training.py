@@ -190,7 +190,8 @@ def _run(
         dataloader_pin_memory=not on_cpu,
         **settings,
     )
-    found = find_checkpoint(folder, identity, resume)
+    with args.main_process_first(local=False):
+        found = find_checkpoint(folder, identity, resume)
     seed_everything(args.seed)
     kind, values = objective
     trainer = kind(
