@@ -125,6 +125,7 @@ class DualEncoder:
             DataError: the folder has no safetensors weights, or other parameters than the module.
         """
         from tunesmith.engine.shards import files_of
+        from tunesmith.engine.silence import quiet
 
         root = Path(folder)
         files = files_of(root)
@@ -150,7 +151,8 @@ class DualEncoder:
                 "config.json is missing, so give the module that the weights are of.", source=str(root)
             )
         options = {"trust_remote_code": False, "local_files_only": True}
-        found = transformers.AutoModel.from_pretrained(root, use_safetensors=True, **options)
+        with quiet():
+            found = transformers.AutoModel.from_pretrained(root, use_safetensors=True, **options)
         if of.get("processor") is None and (root / "preprocessor_config.json").exists():
             of["processor"] = transformers.AutoProcessor.from_pretrained(root, **options)
         elif of.get("tokenizer") is None and of.get("processor") is None:
@@ -280,6 +282,8 @@ class DualEncoder:
         A transformers model with its tokenizer or processor through ``save_pretrained``; any other module as
         ``model.safetensors``.
         """
+        from tunesmith.engine.silence import quiet
+
         with atomic_dir(folder) as target:
             if not hasattr(self.model, "save_pretrained"):
                 from safetensors.torch import save_model
@@ -287,9 +291,10 @@ class DualEncoder:
                 save_model(self.model, str(target / "model.safetensors"))
                 return
             parts: tuple[Any, ...] = (self.model, self.tokenizer, self.processor)
-            for part in parts:
-                if hasattr(part, "save_pretrained"):
-                    part.save_pretrained(target)
+            with quiet():
+                for part in parts:
+                    if hasattr(part, "save_pretrained"):
+                        part.save_pretrained(target)
 
     def _grey(self) -> torch.Tensor:
         return torch.zeros(1, 3, self.image_size, self.image_size, device=self.device, dtype=self.dtype)
