@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from tunesmith.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from tunesmith.audit.backdoor import attacks
     from tunesmith.audit.backdoor.encoders import DualEncoder
 
-__all__ = ["DualEncoder"]
+__all__ = ["DualEncoder", "attacks"]
 
-__getattr__, __dir__ = lazy_exports(__name__, {"DualEncoder": "encoders"})
+__getattr__, __dir__ = lazy_exports(__name__, {"DualEncoder": "encoders", "attacks": "attacks"})
