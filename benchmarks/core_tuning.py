@@ -1,12 +1,12 @@
 """A step of Core-tuning against a step of plain fine-tuning, in transformers' trainer, on three backbones.
 
-    python benchmarks/core_tuning.py
+    python benchmarks/core_tuning.py        (run again until done)
 
 Random weights in float32, 10 classes, AdamW, one thread: BERT-base on 16 x 64 tokens, ViT-B/16 on 16 images of 96
 pixels (small ones: the backbone then costs least beside the loss), ResNet-50 on 16 images of 128 pixels, with features
 of width 2048. Projections of width 256. "In two" are two micro-batches of 8, which Core-tuning runs once more without
-gradients, to pair all 16 rows. Each arm runs in a process of its own, two turns in alternation; a step's time is the
-least processor time of its steps, memory the process's peak.
+gradients, to pair all 16 rows. Each arm runs in a process of its own, plain and ours one after the other, in two turns;
+a step's time is the least processor time of its steps, memory the process's peak.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 from _common import isolated, machine, save, serve_part, versions
+from claims._parts import stretch
 
 ROWS, CLASSES, STEPS = 16, 10, 3
 BACKBONES = ("BERT-base", "ViT-B/16", "ResNet-50")
@@ -93,12 +94,18 @@ def step(name: str, arm: str) -> dict[str, Any]:
 
 def main() -> None:
     """Run everything and save docs/benchmarks/core_tuning.json."""
-    jobs = [(name, arm) for name in BACKBONES for arm in ARMS if name == IN_TWO or "in two" not in arm]
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {job: [] for job in jobs}
-    for _ in range(2):
-        for (name, arm), results in found.items():
-            results.append(isolated(__file__, "step", one_core=True, name=name, arm=arm))
-            print(name, arm, results[-1], flush=True)
+
+    def pair(job: str) -> dict[str, Any]:
+        name, _, cut = job.partition(": ")[2].partition(", ")
+        arms = [arm for arm in ARMS if arm.endswith("in two") == bool(cut)]
+        return {arm: isolated(__file__, "step", one_core=True, name=name, arm=arm) for arm in arms}
+
+    pairs = [*BACKBONES, f"{IN_TWO}, in two"]
+    done = stretch("core-tuning-benchmark", [f"turn {k}: {name}" for k in (1, 2) for name in pairs], pair)
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for job, both in done.items():
+        for arm, result in both.items():
+            found.setdefault((job.partition(": ")[2].partition(", ")[0], arm), []).append(result)
     rows: list[dict[str, Any]] = []
     for (name, arm), results in found.items():
         best = {key: min(r[key] for r in results) for key in ("step_s", "peak_gib")}

@@ -157,9 +157,11 @@ def test_labels_that_are_no_classes(z: torch.Tensor, y: torch.Tensor, message: s
     assert str(error.value) == message
 
 
-def test_strict_wants_two_classes() -> None:
+@pytest.mark.parametrize("mixup", [True, False])
+def test_strict_wants_two_classes(mixup: bool) -> None:
+    ones = torch.ones(3, dtype=torch.int64)
     with pytest.raises(DataError) as error:
-        hard_pair_mixup(GOOD[0], torch.ones(3, dtype=torch.int64), 2, strict=True)
+        core_tuning_loss(GOOD[0], ones, nn.Linear(2, 2), ProjectionHead(2), 2, mixup=mixup, strict=True)
     assert str(error.value) == (
         "All 3 rows of the batch are of class 1, so there are no negatives to mix with. Use larger or class-balanced "
         "batches, or strict=False."

@@ -17,6 +17,7 @@ from tunesmith.trainers.core_tuning.pairs import (
     check_pair_settings,
     exact,
     hard_pair_mixup,
+    several_classes,
 )
 
 __all__ = [
@@ -158,6 +159,7 @@ def core_tuning_loss(
     normalise: str | None = None,
     detach_originals: bool | None = None,
     variant: str = "paper",
+    strict: bool = False,
     **pairs: Any,
 ) -> CoreTuningLoss:
     """Return the loss of Core-tuning for one batch: ``L = L_ce + eta L_con`` over the rows z, z⁻, z⁺.
@@ -183,7 +185,8 @@ def core_tuning_loss(
         detach_originals: see `hard_pair_mixup`; by the variant if None: False, True.
         variant: ``"paper"``, or ``"official"``: the authors' code, with its choice of rows, ``"exact-label"``,
             ``"rows"`` and detached originals.
-        **pairs: of `hard_pair_mixup`: alpha, clip, strict, generator; partner, lambda_neg and lambda_pos.
+        strict: refuse a batch of one class.
+        **pairs: of `hard_pair_mixup`: alpha, clip, generator; partner, lambda_neg and lambda_pos.
 
     Raises:
         ParameterError: a parameter outside its set.
@@ -200,10 +203,17 @@ def core_tuning_loss(
     made = None
     if mixup:
         made = hard_pair_mixup(
-            features, labels, num_classes, detach_originals=detach_originals, variant=variant, **pairs
+            features,
+            labels,
+            num_classes,
+            detach_originals=detach_originals,
+            variant=variant,
+            strict=strict,
+            **pairs,
         )
     else:
         check_labels(features, labels, num_classes, owner)
+        several_classes(labels, strict)
     y = labels.to(features.device).long()
     if made is not None and made.mixed:
         Z, target = made.features, made.labels

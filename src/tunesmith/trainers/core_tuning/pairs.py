@@ -100,12 +100,7 @@ def hard_pair_mixup(
     C = check_labels(features, labels, num_classes, owner)
     B, device = len(labels), features.device
     y = labels.to(device=device, dtype=torch.int64)
-    mixed = bool((y != y[0]).any())
-    if strict and not mixed:
-        raise DataError(
-            f"All {B} rows of the batch are of class {int(y[0])}, so there are no negatives to mix with. "
-            "Use larger or class-balanced batches, or strict=False."
-        )
+    mixed = several_classes(y, strict)
     z = features
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         unit = normalize(exact(z), dim=1)
@@ -180,6 +175,22 @@ def check_labels(features: torch.Tensor, labels: torch.Tensor, num_classes: int 
         row = int((labels == wrong).nonzero()[0])
         raise DataError(f"label {wrong} is outside the {C} classes of the head, 0 to {C - 1}.", row=row)
     return C
+
+
+def several_classes(labels: torch.Tensor, strict: bool) -> bool:
+    """Return whether there are two classes among labels (B,).
+
+    Raises:
+        DataError: there are not, where ``strict``.
+    """
+    if bool((labels != labels[0]).any()):
+        return True
+    if strict:
+        raise DataError(
+            f"All {len(labels)} rows of the batch are of class {int(labels[0])}, so there are no negatives to mix "
+            "with. Use larger or class-balanced batches, or strict=False."
+        )
+    return False
 
 
 def _described(tensor: torch.Tensor) -> str:
