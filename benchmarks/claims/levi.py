@@ -10,13 +10,13 @@ and small model: MLP of 2 x 32. LEVI: all 4 layers, adapters of width 32. 40 epo
 rows. 10 seeds; accuracy.
 
 Strong cue: the same, but the label is the sign of 0.4 sum(A) + 0.4 sum(B) + standard normal noise, and the 400 rows
-have rho 0.95; nothing in LEVI removes a cue that its training data hold.
+have rho 0.95; nothing in LEVI removes a cue that its training data hold. 6 seeds.
 
-Films: MovieLens-100k (of the package recbole). A rating from the text "user 196, 24, M, technician. Toy Story, 1995.
-Animation Children's Comedy". 3,000 ratings of films that are no dramas teach each arm, 1,000 choose its epoch, 2,000
-are the ID test; 2,000 ratings of dramas are the OOD test. Base: the bundled MiniLM, frozen; LEVI's other settings are
-its defaults. 6 epochs of AdamW at 1e-3 (2 at 5e-5 for all weights, the head at 1e-3), batches of 32. 6 seeds draw
-rows and weights; root mean squared error.
+Films: MovieLens-100k (of the package recbole). A rating from the text "user 196, 49, M, writer. Kolya, 1996. Comedy".
+2,000 ratings of films that are no dramas teach each arm, 500 choose its epoch, 1,000 are the ID test; 1,000 ratings
+of dramas are the OOD test. Base: the bundled MiniLM, frozen; LEVI's other settings are its defaults. 6 epochs of
+AdamW at 1e-3 (2 at 5e-5 for all weights, the head at 1e-3), batches of 32. 6 seeds draw rows and weights; root mean
+squared error.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from tunesmith.models import LEVI, LeviConfig
 
-SEEDS, FILM_SEEDS = range(10), range(6)
+SEEDS, FEWER = range(10), range(6)
 A, B, P = slice(0, 6), slice(6, 10), slice(10, 14)
+OTHERS = ("all weights", "average of these two", "view zeroed", "linear probe", "small model")
 TESTS = {"ID": 0.8, "OOD": 0.5, "flipped": 0.2}
 Tensor = torch.Tensor
 
@@ -195,6 +196,7 @@ class Batches:
         self.ids = tokenizer([texts[i] for i in chosen])["input_ids"]
         self.y = torch.tensor(ratings[chosen] - 3, dtype=torch.float32)
         self.tokenizer, self.features = tokenizer, None
+        self.width = 0  # how many of the features, from the end, a batch holds
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -203,12 +205,14 @@ class Batches:
         """Return one batch."""
         batch = dict(self.tokenizer.pad({"input_ids": [self.ids[i] for i in some]}, return_tensors="pt"))
         batch.pop("token_type_ids", None)
-        return batch if self.features is None else {**batch, "layer_features": self.features[some]}
+        if self.features is not None:
+            batch["layer_features"] = self.features[some][:, -self.width :]
+        return batch
 
-    def remember(self, model: LEVI, layers: int) -> None:
+    def remember(self, model: LEVI, width: int) -> None:
         """Keep the base's features of all rows."""
         order = np.argsort([len(x) for x in self.ids])
-        found = torch.empty(len(self), layers)
+        found = torch.empty(len(self), width)
         for some in np.array_split(order, max(1, len(self) // 50)):
             with torch.no_grad():
                 found[some] = model.compute_layer_features(**self.take(some))
@@ -260,10 +264,10 @@ def shifted_films(seed: int) -> dict[str, dict[str, float]]:
     _, _, drama = films()
     others, dramas = rng.permutation(np.flatnonzero(~drama)), rng.permutation(np.flatnonzero(drama))
     chosen = {
-        "train": others[:3000],
-        "validation": others[3000:4000],
-        "ID": others[4000:6000],
-        "OOD": dramas[:2000],
+        "train": others[:2000],
+        "validation": others[2000:2500],
+        "ID": others[2500:3500],
+        "OOD": dramas[:1000],
     }
     parts = {name: Batches(rows_, tokenizer) for name, rows_ in chosen.items()}
 
@@ -282,13 +286,11 @@ def shifted_films(seed: int) -> dict[str, dict[str, float]]:
         "LEVI, joint loss": levi(loss="joint"),
     }
     p = {"all weights": learn(arms.pop("all weights"), parts, 2, 5e-5, rng)}
+    for part in parts.values():
+        part.remember(arms["LEVI"].eval(), sum(arms["LEVI"].config.feature_sizes))
     for arm, model in arms.items():
-        features = parts["train"].features
-        width = sum(model.config.feature_sizes)
-        if features is None or features.shape[1] != width:
-            for part in parts.values():
-                part.features = None
-                part.remember(model.eval(), width)
+        for part in parts.values():
+            part.width = sum(model.config.feature_sizes)
         p[arm] = learn(model, parts, 6, 0.0, rng)
     p["average of these two"] = {t: (p["linear probe"][t] + p["small model"][t]) / 2 for t in ("ID", "OOD")}
     mean = parts["train"].y.mean()
@@ -306,27 +308,20 @@ def run(job: str) -> dict[str, Any]:
 
 def main() -> None:
     """Run what is missing and write docs/claims/levi.json."""
-    jobs = [f"{what} {s}" for what in ("synthetic", "strong cue") for s in SEEDS]
-    found = stretch("levi", [*jobs, *(f"films {s}" for s in FILM_SEEDS)], run)
+    seeds = {"synthetic": SEEDS, "films": FEWER, "strong cue": FEWER}
+    found = stretch("levi", [f"{what} {s}" for what, of_it in seeds.items() for s in of_it], run)
     tables: dict[str, dict[str, Any]] = {}
     intervals = []
-    for what in ("synthetic", "strong cue", "films"):
+    for what in seeds:
         results = [result for job, result in found.items() if job.startswith(what)]
+        sign = -1 if what == "films" else 1  # of errors less is better; in intervals more is, everywhere
         for test in results[0]["LEVI"]:
             values = {arm: [one[arm][test] for one in results] for arm in results[0]}
             tables[f"arms, {what}, {test}"] = summary(values)
-            if (
-                what == "films"
-            ):  # smaller is better: signs are turned, so that above 0 means better everywhere
-                values = {arm: [-v for v in of_arm] for arm, of_arm in values.items()}
-            for other in (
-                "all weights",
-                "average of these two",
-                "view zeroed",
-                "linear probe",
-                "small model",
-            ):
-                intervals.append({"setting": f"{what}, {test}", **difference(values, "LEVI", other)})
+            signed = {arm: [sign * v for v in of_arm] for arm, of_arm in values.items()}
+            intervals += [
+                {"setting": f"{what}, {test}", **difference(signed, "LEVI", other)} for other in OTHERS
+            ]
     claimed = [row for row in intervals if row["setting"] in ("synthetic, OOD", "films, OOD")]
     shown = [*claimed, *(row for row in intervals if row["setting"] == "strong cue, OOD")]
     save(
@@ -340,7 +335,7 @@ def main() -> None:
             + ". For films a point is 0.01 of root mean squared error, above 0 where LEVI's is smaller.",
             "holds": all(row["low"] > 0 for row in claimed),
             "setting": " ".join(" ".join((__doc__ or "").split("\n\n")[2:]).split()),
-            "seeds": list(SEEDS),
+            "seeds": {what: list(of_it) for what, of_it in seeds.items()},
             "arms": tables.pop("arms, synthetic, OOD"),
             **tables,
             "intervals": intervals,

@@ -91,6 +91,33 @@ def test_it_wraps_saves_and_loads(kind: str, tiny_transformer: Build, tmp_path: 
         assert torch.equal(auto(**inputs).logits, out.logits)
 
 
+@pytest.mark.parametrize(
+    ("kind", "layers", "widths"),
+    [("t5", [1, 2], [16, 16]), ("resnet", [1, 2], [8, 12]), ("swin", [1, 2], [16, 16])],
+)
+def test_bases_that_count_layers_their_own_way(
+    kind: str, layers: list[int], widths: list[int], tmp_path: Path
+) -> None:
+    import transformers as tf
+
+    inputs = {"pixel_values": torch.randn(2, 3, 32, 32)}
+    if kind == "t5":
+        inputs = {"input_ids": torch.randint(99, (2, 7)), "attention_mask": torch.ones(2, 7)}
+        sizes = {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4}
+        base = tf.T5EncoderModel(tf.T5Config(vocab_size=99, **sizes))
+    elif kind == "resnet":
+        sizes = {"embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1], "layer_type": "basic"}
+        base = tf.ResNetForImageClassification(tf.ResNetConfig(**sizes))
+    else:
+        sizes = {"patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
+        base = tf.SwinModel(tf.SwinConfig(image_size=32, **sizes))
+    model = LEVI(settings(), base, example=inputs)
+    scatter(model)
+    assert (model.config.layers, model.config.feature_sizes) == (layers, widths)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(LEVI.from_pretrained(tmp_path)(**inputs).logits, model.eval()(**inputs).logits)
+
+
 def test_a_16_bit_base_keeps_its_type_and_the_rest_stays_float32(
     tiny_transformer: Build, tmp_path: Path
 ) -> None:
