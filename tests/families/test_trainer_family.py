@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from _trainer_rows import ROWS, train
+from _two_processes import TESTS, run_alone_and_in_two
 from tunesmith.core.errors import TrainingError
 
-TESTS = Path(__file__).parents[1]
 # the plain losses have tests of their own; here they show that the suite itself is right
 NAMES = [pytest.param(n, marks=pytest.mark.slow if n in ("sft", "cross-entropy") else []) for n in ROWS]
 
@@ -93,13 +90,10 @@ def test_bfloat16(name: str, folders: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in ROWS if n not in ("sft", "cross-entropy")])
 def test_two_processes_equal_one(name: str, folders: Any, tmp_path: Path) -> None:
-    paths = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    for run, command, batch in (("one", [sys.executable], "8"), ("two", launch, "4")):
-        arguments = [name, folders["lm"], folders["encoder"], str(tmp_path / run), batch]
-        command = [*command, str(TESTS / "_trainer_rows.py"), *arguments]
-        subprocess.run(command, env=environment, check=True, timeout=400)
+    run_alone_and_in_two(
+        TESTS / "_trainer_rows.py",
+        lambda run, batch: [name, folders["lm"], folders["encoder"], str(tmp_path / run), str(batch)],
+    )
     one, two = (json.loads((tmp_path / f"{run}.json").read_text()) for run in ("one", "two"))
     assert two == pytest.approx(one, rel=1e-3)
     ours, theirs = (load_file(tmp_path / f"{run}.safetensors") for run in ("one", "two"))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from _two_processes import run_alone_and_in_two
 
 SCRIPT = """
 import json, sys
@@ -44,13 +42,10 @@ def test_two_processes_equal_one(tiny_model_dir, tiny_tokenizer, tmp_path):
     )
     rows.save_to_disk(str(tmp_path / "rows"))
     (tmp_path / "script.py").write_text(SCRIPT)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    for name, command, batch_size in (("one", [sys.executable], 8), ("two", launch, 4)):
-        arguments = [tiny_model_dir, str(tmp_path / "rows"), str(tmp_path / name), str(batch_size)]
-        subprocess.run(
-            [*command, str(tmp_path / "script.py"), *arguments], env=environment, check=True, timeout=400
-        )
+    run_alone_and_in_two(
+        tmp_path / "script.py",
+        lambda run, batch: [tiny_model_dir, str(tmp_path / "rows"), str(tmp_path / run), str(batch)],
+    )
     one = json.loads((tmp_path / "one-0.json").read_text())
     two = json.loads((tmp_path / "two-0.json").read_text())
     assert [loss for _, loss, _ in two[0]] == pytest.approx([loss for _, loss, _ in one[0]], abs=1e-6)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
+from _two_processes import run_alone_and_in_two
 from tunesmith.tuners.sparse import SparseDelta
 
 SCRIPT = """
@@ -43,13 +39,10 @@ def test_two_processes_equal_one(dtype, tiny_transformer, tmp_path):
         setattr(model.config, name, 0.0)
     model.save_pretrained(tmp_path / "base")
     (tmp_path / "script.py").write_text(SCRIPT)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    for name, command, batch in (("one", [sys.executable], "8"), ("two", launch, "4")):
-        arguments = [str(tmp_path / "base"), str(tmp_path / name), batch, dtype]
-        subprocess.run(
-            [*command, str(tmp_path / "script.py"), *arguments], env=environment, check=True, timeout=400
-        )
+    run_alone_and_in_two(
+        tmp_path / "script.py",
+        lambda run, batch: [str(tmp_path / "base"), str(tmp_path / run), str(batch), dtype],
+    )
     first, second = (SparseDelta.from_pretrained(tmp_path / "two" / f"delta-{rank}") for rank in (0, 1))
     assert first == second
     assert first.nnz > 250
