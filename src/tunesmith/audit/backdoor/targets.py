@@ -1,0 +1,286 @@
+"""Stage 1: which class does the model fall into when it is pushed? (arXiv 2506.12411, section on target identification)
+
+Two looks. The paper's: universal perturbations that only push images away from what they are; on a poisoned
+model they fall into the backdoor's class. And, for candidates, a comparison in the manner of Neural Cleanse (Wang et
+al. 2019): how easily does one small mask, one faint pattern, or one slight warp turn all images into this class? The
+planted class is easier than the rest by far.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tunesmith.audit.backdoor.encoders import DualEncoder
+from tunesmith.audit.backdoor.objective import blend, class_logits, share_changes
+from tunesmith.audit.backdoor.search import Found, frozen, optimise_triggers
+from tunesmith.audit.backdoor.triggers import Form, bend
+from tunesmith.audit.backdoor.zero_shot import check_classes, check_images, image_features, zero_shot_weights
+from tunesmith.core.errors import ParameterError
+from tunesmith.core.seeds import child_seed
+
+__all__ = ["TargetReport", "identify_target", "outlier", "patch_square", "universal_probes"]
+
+PROBES = ("patch", "whole image")
+
+
+SEARCHES: dict[str, Form] = {
+    "patch": Form(max_share=0.02),
+    "faint": Form(max_mask=0.1),
+    "pattern": Form(max_mask=0.2),
+    "warp": Form(max_mask=0.0, max_shift=2.0),
+}
+"""Small masks anywhere, two strengths of a pattern over the whole image, a bent image."""
+
+
+@dataclass(frozen=True)
+class TargetReport:
+    """What the probes say about each class.
+
+    Attributes:
+        target: index of the suspected class, None where no single one stands out.
+        class_names: C names.
+        margin: how far the easiest class is from the second, in spreads of the others; the largest over the searches.
+        threshold: what ``margin`` has to exceed.
+        suspect: index of the easiest class, whether or not it stands out.
+        search: the search that it stands out most in.
+        margins: search -> its easiest class and that one's margin.
+        ease: search -> (C,) how easily each class is reached: the mean over images of other classes, under the trigger
+            found for it, of the cosine to its text minus that to the nearest other; not-a-number if not compared.
+        clean_share: (C,) share of top-1 predictions on clean images.
+        adversarial_share: probe -> (C,) the same under the universal, untargeted perturbation.
+        change: probe -> (C,) adversarial minus clean share; the paper's target is its largest entry.
+        relative_change: probe -> (C,) ``change`` over the clean share.
+    """
+
+    target: int | None
+    class_names: list[str]
+    margin: float
+    threshold: float
+    suspect: int
+    search: str
+    margins: dict[str, tuple[int, float]]
+    ease: dict[str, Tensor] = field(repr=False)
+    clean_share: Tensor = field(repr=False)
+    adversarial_share: dict[str, Tensor] = field(repr=False)
+    change: dict[str, Tensor] = field(repr=False)
+    relative_change: dict[str, Tensor] = field(repr=False)
+
+    @property
+    def name(self) -> str | None:
+        """Name of the target."""
+        return None if self.target is None else self.class_names[self.target]
+
+    @property
+    def votes(self) -> dict[str, int]:
+        """Probe -> the class whose share it raised most: the paper's rule, which always names one."""
+        return {probe: int(change.argmax()) for probe, change in self.change.items()}
+
+    def __str__(self) -> str:
+        easiest = self.class_names[self.suspect]
+        figures = f"search '{self.search}', margin {self.margin:.1f}, threshold {self.threshold:.1f}"
+        if self.target is None:
+            return f"No single target found: '{easiest}' is the easiest class, but not by far ({figures})."
+        return f"'{easiest}' is the suspected target ({figures})."
+
+
+def patch_square(size: int, share: float = 0.03) -> tuple[int, int, int]:
+    """Return row, column and side of the universal patch: 14 of 224 pixels from the lower right corner.
+
+    Args:
+        size: height and width of the image.
+        share: of its area.
+    """
+    side = max(1, math.floor(math.sqrt(share * size * size)))
+    start = max(0, size - round(14 * size / 224) - side)
+    return start, start, side
+
+
+def outlier(values: Tensor, least: float) -> float:
+    """Return how far the largest value lies above the second, in standard deviations of all but the largest.
+
+    Args:
+        values: (C,) finite numbers, C of at least 2.
+        least: standard deviation that is taken at the least: few or equal values must not make a small gap look large.
+    """
+    ordered = values.double().sort().values
+    rest = ordered[:-1]
+    return float((ordered[-1] - rest[-1]) / max(float(rest.std(correction=0)), least))
+
+
+def universal_probes(
+    model: DualEncoder,
+    x: Tensor,
+    text_weights: Tensor,
+    masks: Tensor,
+    *,
+    steps: int = 60,
+    learning_rate: float = 0.1,
+    batch_size: int = 32,
+    temperature: float = 0.07,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return R patterns (R, 3, H, W), each of which pushes images away from their own predictions under its mask.
+
+    Adam on the pixels maximises CE(n(F(x~)) W^T / tau, argmax_c n(F(x)) W_c): untargeted, universal, and on the suspect
+    model itself, for the effect that is used is that such a search falls into the planted class.
+
+    Args:
+        model: frozen by the caller.
+        x: (N, 3, H, W), normalised.
+        text_weights: (C, D).
+        masks: (R, 3, H, W), fixed: a square, or a small constant over the whole image.
+        steps: of Adam.
+        learning_rate: of Adam, in normalised pixels.
+        batch_size: images of a step.
+        temperature: tau.
+        generator: of the starts and the order.
+    """
+    own = (image_features(model, x) @ text_weights.T).argmax(dim=1)
+    drawn = torch.rand(masks.shape, generator=generator).to(x)
+    patterns = (model.low + (model.high - model.low) * drawn).requires_grad_(True)
+    optimizer = torch.optim.Adam([patterns], lr=learning_rate)
+    for _ in range(steps):
+        rows = torch.randperm(len(x), generator=generator)[:batch_size]
+        mixed = blend(x[rows][None], masks[:, None], patterns[:, None]).flatten(0, 1)
+        logits = class_logits(model.encode_image(mixed), text_weights, temperature)
+        loss = -F.cross_entropy(logits, own[rows].repeat(len(masks)))
+        optimizer.zero_grad()
+        torch.autograd.backward(loss, inputs=[patterns])
+        optimizer.step()
+        with torch.no_grad():
+            patterns.copy_(torch.minimum(torch.maximum(patterns, model.low), model.high))
+    return patterns.detach()
+
+
+def identify_target(
+    model: DualEncoder,
+    images: Tensor,
+    class_names: Sequence[str],
+    *,
+    templates: Sequence[Any] | None = None,
+    text_weights: Tensor | None = None,
+    searches: Mapping[str, Form] | None = None,
+    strength: float = 0.1,
+    patch_share: float = 0.03,
+    restarts: int = 2,
+    steps: int = 30,
+    learning_rate: float = 0.2,
+    batch_size: int = 16,
+    temperature: float = 0.07,
+    max_candidates: int = 16,
+    threshold: float = 2.0,
+    random_state: int = 0,
+) -> TargetReport:
+    """Name the class that a planted trigger leads to, or say that no single one stands out (stage 1).
+
+    1. Universal untargeted probes, a patch and a faint pattern over the whole image, ``restarts`` of each: shares of
+       top-1 predictions before and after, per class (the paper's statistic).
+    2. Candidates: all classes, or the ``max_candidates`` whose share grew most under a probe. For each and in each
+       search one trigger is learned that turns all images into it.
+    3. The class that stands out most in any search is named if it is easier than the second there by ``threshold``
+       spreads of the others.
+
+    Time: ``steps`` passes of searches x candidates x batch_size images, and a forward pass of all images for each
+    candidate in each search and for each probe.
+
+    Args:
+        model: is left as it was.
+        images: (N, 3, H, W), normalised, clean, of several classes; labels are not needed.
+        class_names: candidates, at least two.
+        templates: see `zero_shot_weights`.
+        text_weights: W (C, D), if it is there already.
+        searches: name -> bounds; default `SEARCHES`.
+        strength: of the untargeted whole-image probe, in (0, 1]: the share of the pattern in the mix.
+        patch_share: of the image's area, of the patch.
+        restarts: of each untargeted probe.
+        steps: of each search and of the untargeted probes.
+        learning_rate: of Adam, in normalised pixels.
+        batch_size: images of a step.
+        temperature: tau.
+        max_candidates: classes that are compared, at least 4.
+        threshold: of the margin.
+        random_state: of starts and order.
+
+    Raises:
+        ParameterError: fewer than two classes, equal names, images of another size, a number outside its set.
+        DataError: values outside the normalised range.
+    """
+    owner = "identify_target"
+    check_classes(class_names, owner)
+    check_images(model, images, owner, least=2)
+    for name, value in {"strength": strength, "patch_share": patch_share}.items():
+        if not 0 < value <= 1:
+            raise ParameterError(name, owner, "in (0, 1]", value)
+    if max_candidates < 4:
+        raise ParameterError("max_candidates", owner, "an int of at least 4", max_candidates)
+    names = list(class_names)
+    W = zero_shot_weights(model, names, templates) if text_weights is None else text_weights
+    x = images.to(model.device, model.dtype)
+    draws = torch.Generator().manual_seed(child_seed(random_state, "probes"))
+    common: dict[str, Any] = {"batch_size": batch_size, "temperature": temperature, "generator": draws}
+    with frozen(model):
+        clean = (image_features(model, x) @ W.T).argmax(dim=1)
+        counts = clean.bincount(minlength=len(names))
+        masks = _probe_masks(model, patch_share, strength, restarts).to(x)
+        patterns = universal_probes(model, x, W, masks, steps=steps, learning_rate=learning_rate, **common)
+        shares, changes, relatives = {}, {}, {}
+        for i, probe in enumerate(PROBES):
+            moved = torch.zeros_like(counts)
+            for r in range(i * restarts, (i + 1) * restarts):
+                features = image_features(model, blend(x, masks[r], patterns[r]))
+                moved += (features @ W.T).argmax(dim=1).bincount(minlength=len(names))
+            changes[probe], relatives[probe] = share_changes(counts, moved)
+            shares[probe] = moved.double() / moved.sum()
+        growth = torch.stack(list(changes.values())).amax(dim=0)
+        classes = growth.argsort(descending=True, stable=True)[:max_candidates].sort().values
+        ease: dict[str, Tensor] = {}
+        for name, form in (SEARCHES if searches is None else searches).items():
+            found = optimise_triggers(
+                model, x, W, classes, W[classes], forms=[form] * len(classes), weights=(1.0, 0.0, 0.0, 0.0),
+                learning_rate=learning_rate, steps=steps, learn_mask=form.max_share < 1, **common,
+            )  # fmt: skip
+            ease[name] = _cosine_margins(model, x, W, clean, classes, found)
+    margins = {}
+    for name, values in ease.items():
+        compared = values[classes]
+        margin = outlier(compared, LEAST_SPREAD)
+        margins[name] = (int(classes[int(compared.argmax())]), margin)
+    search = max(margins, key=lambda name: margins[name][1])
+    suspect, margin = margins[search]
+    return TargetReport(
+        suspect if margin > threshold else None, names, margin, threshold, suspect, search, margins, ease,
+        counts.double() / counts.sum(), shares, changes, relatives,
+    )  # fmt: skip
+
+
+LEAST_SPREAD = 0.1  # of cosine margins: below, spreads are noise
+
+
+def _probe_masks(model: DualEncoder, patch_share: float, strength: float, restarts: int) -> Tensor:
+    size = model.image_size
+    row, column, side = patch_square(size, patch_share)
+    patch = torch.zeros(3, size, size)
+    patch[:, row : row + side, column : column + side] = 1
+    return torch.stack([patch] * restarts + [torch.full_like(patch, strength)] * restarts)
+
+
+def _cosine_margins(
+    model: DualEncoder, x: Tensor, W: Tensor, clean: Tensor, classes: Tensor, found: Found
+) -> Tensor:
+    """Return the mean margin of each class on images of other classes under the trigger found for it, (C,)."""
+    ease = torch.full((len(W),), math.nan, dtype=torch.float64)
+    for r, c in enumerate(classes.tolist()):
+        others = x[clean != c] if bool((clean != c).any()) else x
+        under = others if found.shifts is None else bend(others, found.shifts[r])
+        cosines = image_features(model, blend(under, found.masks[r], found.patterns[r])) @ W.T
+        rivals = cosines.clone()
+        rivals[:, c] = -math.inf
+        ease[c] = float((cosines[:, c] - rivals.amax(dim=1)).mean())
+    return ease

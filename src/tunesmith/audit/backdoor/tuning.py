@@ -1,0 +1,347 @@
+"""Stage 3: pull what a trigger excites back to where clean images put it, and leave the rest (arXiv 2506.12411)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunesmith.audit.backdoor.encoders import DualEncoder
+from tunesmith.audit.backdoor.objective import (
+    critical_layers,
+    layer_impact,
+    mse_alignment,
+    preservation,
+    relative_alignment,
+    two_means,
+)
+from tunesmith.audit.backdoor.triggers import Trigger
+from tunesmith.audit.backdoor.zero_shot import check_images
+from tunesmith.core.errors import ParameterError, TrainingError, UnknownNameError
+
+__all__ = ["VARIANTS", "ActivationTuner"]
+
+Callback = Callable[[int, dict[str, float]], Any]
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {
+        "alignment": "relative", "layer_rule": "top_k", "mask_gradients": False, "learning_rate": 1e-3,
+        "schedule": "cosine", "train_mode": False, "steps": 100,
+    },
+    "official": {
+        "alignment": "relative", "layer_rule": "top_k", "mask_gradients": False, "learning_rate": 2e-6,
+        "schedule": "restart", "train_mode": True, "steps": 200,
+    },
+    "paper": {
+        "alignment": "mse", "layer_rule": "mean_std", "mask_gradients": True, "learning_rate": 8e-6,
+        "schedule": "constant", "train_mode": False, "steps": 200,
+    },
+}  # fmt: skip
+CHOICES = {
+    "alignment": ("relative", "mse"),
+    "layer_rule": ("top_k", "mean_std"),
+    "schedule": ("constant", "cosine", "restart"),
+}
+
+
+class ActivationTuner:
+    """Tunes the image tower so that triggered images excite it as clean ones do (InverTune, stage 3).
+
+    The layers that the trigger moves most are critical, and in each the neurons of the larger of two clusters of
+    movement; their activations are aligned while a frozen copy holds the features of clean images in place. The text
+    tower and all buffers stay bit for bit.
+
+    Each parameter that is None takes its variant's value. ``"official"`` is the authors' code; ``"paper"`` is the rule
+    of the paper as far as it is known (MSE of every image, layers above mean + std, only critical rows of critical
+    layers move); ``"default"`` aligns like the code, but normalisation layers keep their statistics, the rate falls
+    once, and it suits small models: see ``learning_rate``.
+
+    Time: ``steps`` forward and backward passes of (1 + number of triggers) batches. Memory: a frozen copy of the model,
+    activations of the candidate layers.
+
+    Args:
+        variant: ``"default"``, ``"official"`` or ``"paper"``.
+        alignment: ``"relative"``: norm of the difference of batch means over that of the clean mean, per layer;
+            ``"mse"``: mean square of each image's difference, which depends on the scale of the activations.
+        layer_rule: ``"top_k"`` or ``"mean_std"``, see `critical_layers`.
+        top_k: of the first.
+        layers: candidates; default `DualEncoder.image_layers`.
+        mask_gradients: let only rows move whose index is that of a critical channel, in critical layers.
+        alignment_weight: factor of the alignment.
+        preservation_weight: beta.
+        learning_rate: of AdamW; 1e-3, 2e-6 and 8e-6 in the variants. A pretrained CLIP wants the rates of the paper,
+            models as small as those of the bench the first.
+        schedule: ``"constant"``; ``"cosine"``: to a twentieth over the steps; ``"restart"``: cosine of half-period
+            100 to 1e-7, which rises again after step 100, as in the code.
+        steps: 100, 200 and 200 in the variants.
+        weight_decay: of AdamW.
+        max_grad_norm: of each step.
+        keep_best: return to the weights of the least total loss, looked at every ``check_every`` steps.
+        check_every: steps.
+        train_mode: let normalisation layers see batches, as the code does; their statistics then drift.
+        min_success: refuse triggers whose measured success is lower: tuning on them would be tuning on noise.
+        check_range: refuse images outside the normalised range.
+        callbacks: functions of step and its numbers, called after each step; one that returns True ends the tuning.
+
+    Attributes:
+        impact_: layer -> s_l, the mean over the triggers, before tuning.
+        impact_after_: the same with the tuned model.
+        critical_layers_: largest impact first.
+        neuron_masks_: for each trigger, layer -> 0 or 1 per neuron.
+        history_: for each step its losses before the step and the gradient's norm.
+        best_step_: the step whose weights were kept.
+
+    Raises:
+        ParameterError: a value outside its set.
+    """
+
+    def __init__(
+        self,
+        variant: str = "default",
+        *,
+        alignment: str | None = None,
+        layer_rule: str | None = None,
+        top_k: int = 3,
+        layers: Sequence[str] | None = None,
+        mask_gradients: bool | None = None,
+        alignment_weight: float = 1.0,
+        preservation_weight: float = 0.5,
+        learning_rate: float | None = None,
+        schedule: str | None = None,
+        steps: int | None = None,
+        weight_decay: float = 1e-4,
+        max_grad_norm: float = 1.0,
+        keep_best: bool = True,
+        check_every: int = 10,
+        train_mode: bool | None = None,
+        min_success: float = 0.7,
+        check_range: bool = True,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        if variant not in VARIANTS:
+            raise ParameterError("variant", self, f"one of {', '.join(map(repr, VARIANTS))}", variant)
+        given = {
+            "alignment": alignment, "layer_rule": layer_rule, "mask_gradients": mask_gradients,
+            "learning_rate": learning_rate, "schedule": schedule, "steps": steps, "train_mode": train_mode,
+        }  # fmt: skip
+        chosen: dict[str, Any] = {
+            name: VARIANTS[variant][name] if v is None else v for name, v in given.items()
+        }
+        for name, allowed in CHOICES.items():
+            if chosen[name] not in allowed:
+                raise ParameterError(name, self, f"one of {', '.join(map(repr, allowed))}", chosen[name])
+        counts = {"steps": chosen["steps"], "top_k": top_k, "check_every": check_every}
+        for name, value in counts.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ParameterError(name, self, "an int of at least 1", value)
+        sizes: dict[str, Any] = {
+            "alignment_weight": alignment_weight,
+            "preservation_weight": preservation_weight,
+        }
+        sizes |= {"weight_decay": weight_decay, "learning_rate": chosen["learning_rate"]}
+        for name, number in sizes.items():
+            if not isinstance(number, (int, float)) or not math.isfinite(number) or number < 0:
+                raise ParameterError(name, self, "a finite number of at least 0", number)
+        self.variant = variant
+        self.alignment, self.layer_rule, self.schedule = (chosen[name] for name in CHOICES)
+        self.mask_gradients, self.train_mode = bool(chosen["mask_gradients"]), bool(chosen["train_mode"])
+        self.learning_rate, self.steps = float(chosen["learning_rate"]), int(chosen["steps"])
+        self.top_k, self.layers, self.check_every = top_k, layers, check_every
+        self.alignment_weight, self.preservation_weight = alignment_weight, preservation_weight
+        self.weight_decay, self.max_grad_norm, self.keep_best = weight_decay, max_grad_norm, keep_best
+        self.min_success, self.check_range, self.callbacks = min_success, check_range, tuple(callbacks)
+
+    def fit(
+        self,
+        model: DualEncoder,
+        trigger: Trigger | Sequence[Trigger],
+        clean_images: Tensor,
+        reference: DualEncoder | None = None,
+    ) -> ActivationTuner:
+        """Tune the model in place on one fixed batch.
+
+        Args:
+            model: its image tower changes.
+            trigger: one, or several that are aligned together.
+            clean_images: (B, 3, H, W), normalised, of all classes, the target's too: what is not held may be
+                unlearned; 64 in the code.
+            reference: the frozen model whose features of clean images are kept; default the model as it comes.
+
+        Raises:
+            ParameterError: no trigger, images of another size than the model's or the trigger's.
+            DataError: values outside the normalised range.
+            TrainingError: a trigger that hardly works, or a loss that is not finite.
+            UnknownNameError: a layer that the model does not have.
+
+        Warns:
+            UserWarning: a layer whose activations the trigger moves all by the same; it has no critical neuron.
+        """
+        triggers = [trigger] if isinstance(trigger, Trigger) else list(trigger)
+        if not triggers:
+            raise ParameterError("trigger", self, "a Trigger, or at least one of them", "none")
+        if self.check_range:
+            check_images(model, clean_images, "ActivationTuner.fit", "clean_images", least=2)
+        for t in triggers:
+            if t.success < self.min_success:
+                raise TrainingError(
+                    f"The trigger turns only {100 * t.success:.0f} % of held-out images into its target, below "
+                    f"min_success = {100 * self.min_success:.0f} %: its activations say little about a backdoor. "
+                    "Search longer, or for another target."
+                )
+        x = clean_images.to(model.device, model.dtype)
+        pictures = torch.cat([x, *(t.apply(x) for t in triggers)])
+        names = self._candidates(model)
+        parts = 1 + len(triggers)
+        with torch.no_grad():
+            features, seen = _run(model, pictures, names, parts)
+            original = features[: len(x)] if reference is None else reference.encode_image(x)
+        self.impact_ = _mean([layer_impact(seen[0], after) for after in seen[1:]])
+        self.critical_layers_ = critical_layers(self.impact_, self.layer_rule, self.top_k)  # type: ignore[arg-type]
+        self.neuron_masks_ = [self._neurons(seen[0], after) for after in seen[1:]]
+        with _trainable(model, self._moving(model), self.train_mode) as moving:
+            self._train(model, pictures, len(x), original, moving)
+        with torch.no_grad():
+            _, seen = _run(model, pictures, names, parts)
+        self.impact_after_ = _mean([layer_impact(seen[0], after) for after in seen[1:]])
+        return self
+
+    def _candidates(self, model: DualEncoder) -> list[str]:
+        known = model.image_layers()
+        modules = dict(model.model.named_modules())
+        for name in self.layers or ():
+            if name not in modules:
+                raise UnknownNameError("layer of the model", name, known)
+        return list(self.layers or known)
+
+    def _neurons(self, clean: Mapping[str, Tensor], triggered: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        masks = {}
+        for name in self.critical_layers_:
+            masks[name] = two_means((clean[name].mean(dim=0) - triggered[name].mean(dim=0)).abs())
+            if not bool(masks[name].any()):
+                warnings.warn(
+                    f"The trigger moves all activations of '{name}' by the same: no neuron of it is critical.",
+                    stacklevel=3,
+                )
+        return masks
+
+    def _moving(self, model: DualEncoder) -> dict[str, Tensor | None]:
+        """Return parameter -> rows that may move, None for all of them; parameters that stay are left out."""
+        parameters = model.image_parameters()
+        if not self.mask_gradients:
+            return dict.fromkeys(parameters)
+        found: dict[str, Tensor | None] = {}
+        for layer in self.critical_layers_:
+            rows = torch.stack([_channels(masks[layer]) for masks in self.neuron_masks_]).any(dim=0)
+            for name, p in parameters.items():
+                if name.startswith(f"{layer}.") and p.shape[:1] == rows.shape and bool(rows.any()):
+                    found[name] = rows
+        return found
+
+    def _train(
+        self, model: DualEncoder, pictures: Tensor, n: int, original: Tensor, moving: dict[str, Any]
+    ) -> None:
+        named = model.image_parameters()
+        trained = [named[name] for name in moving]
+        held = [
+            (named[name], ~rows, named[name].detach().clone())
+            for name, rows in moving.items()
+            if rows is not None
+        ]
+        self.history_: list[dict[str, float]] = []
+        self.best_step_, least = 0, math.inf
+        best: dict[str, Tensor] = {}
+        if not trained:
+            return
+        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
+        rate = _schedule(optimizer, self.schedule, self.steps)
+        align = relative_alignment if self.alignment == "relative" else mse_alignment
+        for step in range(1, self.steps + 1):
+            features, seen = _run(model, pictures, self.critical_layers_, len(pictures) // n)
+            pulls = [
+                align(seen[0], after, masks)
+                for after, masks in zip(seen[1:], self.neuron_masks_, strict=True)
+            ]
+            alignment = torch.stack(pulls).mean()
+            kept = preservation(features[:n], original)
+            loss = self.alignment_weight * alignment + self.preservation_weight * kept
+            if not bool(torch.isfinite(loss)):
+                raise TrainingError(
+                    f"The loss of activation tuning is {float(loss)} in step {step}; lower learning_rate."
+                )
+            optimizer.zero_grad()
+            torch.autograd.backward(loss, inputs=trained)
+            norm = torch.nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
+            optimizer.step()
+            rate.step()
+            with torch.no_grad():
+                for p, rows, before in held:  # weight decay moves rows whose gradient is 0, too
+                    p[rows] = before[rows]
+            row = {
+                "step": float(step),
+                "alignment": float(alignment.detach()),
+                "preservation": float(kept.detach()),
+                "loss": float(loss.detach()),
+                "gradient_norm": float(norm),
+            }
+            self.history_.append(row)
+            if self.keep_best and step % self.check_every == 0 and row["loss"] < least:
+                least, self.best_step_ = row["loss"], step
+                best = {name: named[name].detach().clone() for name in moving}
+            stop = [callback(step, row) is True for callback in self.callbacks]
+            if any(stop):
+                break
+        with torch.no_grad():
+            for name, value in best.items():
+                named[name].copy_(value)
+        self.best_step_ = self.best_step_ or len(self.history_)
+
+
+def _run(
+    model: DualEncoder, pictures: Tensor, layers: Sequence[str], parts: int
+) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """Return the features, and for each of equal parts of the batch its activations."""
+    with model.activations(layers) as seen:
+        features = model.encode_image(pictures)
+        chunks = {name: seen[name].chunk(parts) for name in layers}
+    return features, [{name: pieces[i] for name, pieces in chunks.items()} for i in range(parts)]
+
+
+def _channels(mask: Tensor) -> Tensor:
+    """Return which channels have a critical neuron: (C, H, W) maps channel first, (T, C) tokens channel last."""
+    if mask.dim() == 2:
+        return mask.any(dim=0)
+    return mask.flatten(1).any(dim=1) if mask.dim() > 1 else mask.bool()
+
+
+def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+@contextmanager
+def _trainable(model: DualEncoder, moving: dict[str, Any], train_mode: bool) -> Iterator[dict[str, Any]]:
+    """Let only these parameters have gradients; everything is as before afterwards."""
+    before = {name: p.requires_grad for name, p in model.model.named_parameters()}
+    try:
+        for name, p in model.model.named_parameters():
+            p.requires_grad_(name in moving)
+        model.model.train(train_mode)
+        yield moving
+    finally:
+        model.model.eval()
+        for name, p in model.model.named_parameters():
+            p.requires_grad_(before[name])
+            p.grad = None
+
+
+def _schedule(optimizer: torch.optim.Optimizer, kind: str, steps: int) -> Any:
+    if kind == "restart":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100, eta_min=1e-7)
+    if kind == "cosine":
+        low = optimizer.param_groups[0]["lr"] / 20
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps, eta_min=low)
+    return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
