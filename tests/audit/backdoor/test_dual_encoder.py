@@ -135,6 +135,18 @@ def test_a_saved_model_reads_back(kind: str, tmp_path: Path, tiny_tokenizer: Any
     assert {p.name for p in (tmp_path / "m").glob("*") if p.suffix in (".bin", ".pt", ".pkl")} == set()
 
 
+def test_the_settings_of_the_images_come_along(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    DualEncoder.of(tiny("clip"), tiny_tokenizer).save(tmp_path / "m")
+    text = '{"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.5, 0.25], "size": 8}'
+    (tmp_path / "m" / "preprocessor_config.json").write_text(text)
+    encoder = DualEncoder.load(tmp_path / "m")
+    assert encoder.mean.tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert encoder.std.tolist() == [0.5, 0.5, 0.25]
+    encoder.copy().save(tmp_path / "n")
+    assert (tmp_path / "n" / "preprocessor_config.json").read_text() == text
+    assert DualEncoder.load(tmp_path / "m", mean=[0.0] * 3).mean.tolist() == [0.0] * 3
+
+
 def test_open_clip_with_tokens_first() -> None:
     encoder = DualEncoder.of(OpenClip(), letters)
     assert (encoder.image_size, encoder.mean.tolist()) == (8, pytest.approx([0.5, 0.4, 0.3]))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tunesmith.audit.backdoor import DualEncoder
-from tunesmith.core.errors import DataError, ParameterError, TunesmithError
+from tunesmith.core.errors import DataError, MissingModelError, ParameterError, TunesmithError
 
 
 class Pair(nn.Module):
@@ -173,6 +173,29 @@ def test_a_pickled_checkpoint_is_not_opened(tmp_path: Path, tiny_tokenizer: Any)
     assert not mark.exists()
     pickle.loads((folder / "model.pkl").read_bytes())
     assert mark.exists()  # the bomb works
+
+
+def test_weights_that_lack_something_and_no_tokenizer(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    from safetensors.torch import load_file, save_file
+    from test_dual_encoder import tiny
+
+    folder = tmp_path / "m"
+    DualEncoder.of(tiny("clip"), tiny_tokenizer).save(folder)
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with refused(f"{folder}: there is no tokenizer; give one.", DataError):
+        DualEncoder.load(folder)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["visual_projection.weight"], tensors["text_projection.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with refused(
+        f"{folder}: the weights lack 2 parameters of CLIPModel, such as text_projection.weight.", DataError
+    ):
+        DualEncoder.load(folder, tokenizer=tiny_tokenizer)
+    with pytest.raises(MissingModelError, match=r"^The model 'no-one/nothing' could not be loaded: "):
+        DualEncoder.load("no-one/nothing")
+    with pytest.raises(MissingModelError, match=r"^There is no model 'nothing': no such folder"):
+        DualEncoder.load("nothing")
 
 
 def test_weights_of_another_module(tmp_path: Path) -> None:

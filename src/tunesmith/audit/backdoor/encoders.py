@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from tunesmith.audit.backdoor._loading import load_state, load_transformers
 from tunesmith.audit.backdoor._towers import first_tensor, layers_of_run, parameters_of_run
 from tunesmith.audit.backdoor._wrapping import check_writable, module_parts, transformers_parts
-from tunesmith.core.errors import DataError, ParameterError, UnknownNameError
+from tunesmith.core.errors import ParameterError, UnknownNameError
 from tunesmith.core.files import atomic_dir
 
 __all__ = ["DualEncoder"]
@@ -68,6 +69,7 @@ class DualEncoder:
             raise ParameterError("std", DualEncoder, "three numbers above 0", std)
         self.image_size = int(image_size)
         self._image_features, self._text_features = image_features, text_features
+        self._beside: dict[str, str] = {}  # settings of image processors, as they were read
         self._layers: tuple[list[str], set[str]] | None = None
         self._parameters: list[str] | None = None
 
@@ -112,52 +114,26 @@ class DualEncoder:
         return cls(model, **module_parts(model, tokenizer, mean, std, image_size))
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], model: nn.Module | None = None, **of: Any) -> DualEncoder:
+    def load(cls, source: str | os.PathLike[str], model: nn.Module | None = None, **of: Any) -> DualEncoder:
         """Read a saved model; nothing but safetensors is opened, so that a checkpoint cannot execute anything.
 
         Args:
-            folder: what ``save_pretrained`` of a transformers model wrote, or what `save` did.
+            source: what ``save_pretrained`` of a transformers model wrote, or what `save` did; or a Hub id.
             model: a module whose state dict lies in the folder; None for a transformers model, whose class its
-                ``config.json`` names (code of the folder's own is never run).
+                ``config.json`` names (code of the source's own is never run).
             of: further arguments of `of`.
 
         Raises:
-            DataError: the folder has no safetensors weights, or other parameters than the module.
+            DataError: the folder has no safetensors weights, or not those of the module; no tokenizer.
+            MissingModelError: neither a folder with a model nor a Hub id that can be reached.
         """
-        from tunesmith.engine.shards import files_of
-        from tunesmith.engine.silence import quiet
-
-        root = Path(folder)
-        files = files_of(root)
         if model is not None:
-            from safetensors.torch import load_model
-
-            names = sorted(set(files.values()))
-            if len(names) > 1:
-                raise DataError(
-                    "the state dict of a module lies in one file, not in shards.", source=str(root)
-                )
-            try:
-                load_model(model, names[0], strict=True)
-            except RuntimeError as error:
-                raise DataError(
-                    f"the weights do not fit {type(model).__name__}: {error}", source=str(root)
-                ) from error
+            load_state(model, Path(source))
             return cls.of(model, **of)
-        import transformers
-
-        if not (root / "config.json").exists():
-            raise DataError(
-                "config.json is missing, so give the module that the weights are of.", source=str(root)
-            )
-        options = {"trust_remote_code": False, "local_files_only": True}
-        with quiet():
-            found = transformers.AutoModel.from_pretrained(root, use_safetensors=True, **options)
-        if of.get("processor") is None and (root / "preprocessor_config.json").exists():
-            of["processor"] = transformers.AutoProcessor.from_pretrained(root, **options)
-        elif of.get("tokenizer") is None and of.get("processor") is None:
-            of["tokenizer"] = transformers.AutoTokenizer.from_pretrained(root, **options)
-        return cls.of(found, **of)
+        found, parts, beside = load_transformers(str(source), of)
+        encoder = cls.of(found, **parts)
+        encoder._beside = beside
+        return encoder
 
     @property
     def device(self) -> torch.device:
@@ -273,7 +249,7 @@ class DualEncoder:
         found = type(self).of(
             twin, self.tokenizer, mean=self.mean, std=self.std, image_size=self.image_size, **again
         )
-        found._layers, found._parameters = self._layers, self._parameters
+        found._layers, found._parameters, found._beside = self._layers, self._parameters, self._beside
         return found
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -295,6 +271,8 @@ class DualEncoder:
                 for part in parts:
                     if hasattr(part, "save_pretrained"):
                         part.save_pretrained(target)
+            for name, text in self._beside.items():
+                (target / name).write_text(text, encoding="utf-8")
 
     def _grey(self) -> torch.Tensor:
         return torch.zeros(1, 3, self.image_size, self.image_size, device=self.device, dtype=self.dtype)
