@@ -10,13 +10,18 @@ from tunesmith.core.files import read_json, write_json
 from tunesmith.core.seeds import child_seed
 from tunesmith.recipe.schema import Recipe
 
-__all__ = ["compare_arms"]
+__all__ = ["baseline_arm", "compare_arms"]
 
 BASE = "base"
 
 
 def compare_arms(
-    root: Path, recipe: Recipe, arms: list[str], seeds: list[int], log: EventLog
+    root: Path,
+    recipe: Recipe,
+    arms: list[str],
+    seeds: list[int],
+    log: EventLog,
+    ended: dict[str, Any] | None = None,
 ) -> tuple[list[dict[str, Any]], str]:
     """Write ``compare.json`` and return the summary rows and the best arm.
 
@@ -30,10 +35,14 @@ def compare_arms(
         arms: arm names in order.
         seeds: seeds of each arm.
         log: receives a warning when fewer than three seeds stand behind a comparison.
+        ended: arms that were ended early and why (`early.ended_arms`): they have no scores. None without
+            ``compare.early_stop``.
 
     Returns:
         One row per arm (the base model first), and the arm with the best first metric.
     """
+    every = arms
+    arms = [arm for arm in arms if arm not in (ended or {})]
     scores = {
         arm: [_scores(root / "arms" / arm / f"seed-{seed}" / "evaluate") for seed in seeds] for arm in arms
     }
@@ -44,7 +53,7 @@ def compare_arms(
             f"The comparison stands on {len(seeds)} seed{'s' if len(seeds) > 1 else ''}: its intervals cover the "
             "choice of test items but hardly that of seeds. Set compare.seeds to at least three for a claim."
         )
-    baseline = _baseline(recipe, arms)
+    baseline = baseline_arm(recipe, arms)
     table: dict[str, dict[str, Any]] = {}
     if base is not None:
         table[BASE] = {m: {"mean": base[m]["value"], "per_seed": [base[m]["value"]]} for m in metrics}
@@ -76,9 +85,10 @@ def compare_arms(
             "metrics": metrics,
             "arms": table,
             "pairs": pairs,
+            **({} if ended is None else {"ended": ended}),
         },
     )
-    return _summary(root, arms, seeds, table), _best(table, arms, metrics, base)
+    return _summary(root, every, seeds, table, ended or {}), _best(table, arms, metrics, base)
 
 
 def _scores(folder: Path) -> dict[str, Any] | None:
@@ -86,7 +96,8 @@ def _scores(folder: Path) -> dict[str, Any] | None:
     return dict(read_json(path)) if path.exists() else None
 
 
-def _baseline(recipe: Recipe, arms: list[str]) -> str:
+def baseline_arm(recipe: Recipe, arms: list[str]) -> str:
+    """Return the arm that others are compared with."""
     if recipe.compare is not None and recipe.compare.baseline is not None:
         return recipe.compare.baseline
     return "random" if "random" in arms else arms[0]
@@ -114,7 +125,9 @@ def _pair(ours: list[Any], theirs: list[Any], metric: str, seed: int) -> dict[st
     }
 
 
-def _summary(root: Path, arms: list[str], seeds: list[int], table: dict[str, Any]) -> list[dict[str, Any]]:
+def _summary(
+    root: Path, arms: list[str], seeds: list[int], table: dict[str, Any], ended: dict[str, Any]
+) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     if BASE in table:
         rows.append({"arm": BASE, "rows": 0, **{m: v["mean"] for m, v in table[BASE].items()}})
@@ -123,7 +136,9 @@ def _summary(root: Path, arms: list[str], seeds: list[int], table: dict[str, Any
         row: dict[str, Any] = {"arm": arm, "seeds": len(seeds)}
         if (path := folder / "select" / "selection.json").exists():
             row["rows"] = read_json(path)["n_selected"]
-        if (path := folder / "train" / "train.json").exists():
+        if arm in ended:
+            row["ended"] = f"dominated by {', '.join(ended[arm]['dominated_by'])}"
+        elif (path := folder / "train" / "train.json").exists():
             facts = read_json(path)
             row |= {"trained_tokens": facts["trained_tokens"], "train_seconds": facts["seconds"]}
         rows.append(row | {m: v["mean"] for m, v in table.get(arm, {}).items()})

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tunesmith.core.errors import ConfigError, nearest, shorten
+from tunesmith.recipe.early import check_early_stop
 from tunesmith.recipe.overrides import Override, Path_, dotted, parse_override, set_path
 from tunesmith.recipe.schema import Recipe
 
@@ -97,7 +98,7 @@ def load(
     valid = _validate(values, source, positions, applied)
     loaded = LoadedRecipe(valid, source, positions, values, applied)
     try:
-        expand(valid)
+        check_early_stop(valid, expand(valid))
     except ConfigError as error:
         raise ConfigError(str(loaded.problem(str(error), ("compare",)))) from None
     return loaded

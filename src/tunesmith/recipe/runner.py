@@ -27,8 +27,9 @@ from tunesmith.core.files import (
 )
 from tunesmith.recipe import stages
 from tunesmith.recipe.checking import check
-from tunesmith.recipe.compare import compare_arms
+from tunesmith.recipe.compare import baseline_arm, compare_arms
 from tunesmith.recipe.curating import depends_on
+from tunesmith.recipe.early import build_verdict, comparable_arms, ended_arms, window_of
 from tunesmith.recipe.loading import Arm, LoadedRecipe, expand, load, lock
 from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.workspace import RECIPE, RunDirectory
@@ -99,6 +100,27 @@ def run(
         return RunResult(directory.path, _report(directory), summary)
 
 
+@dataclass(frozen=True)
+class _ArmRun:
+    """One arm under one seed, its rows chosen.
+
+    Attributes:
+        arm: the arm.
+        seed: the seed.
+        folder: of the arm and seed, below the run directory.
+        work: what its stages share.
+        key: hash of what the choice depends on.
+        selection: where the choice is.
+    """
+
+    arm: Arm
+    seed: int
+    folder: str
+    work: stages.Work
+    key: str
+    selection: Path
+
+
 class _Run:
     """The stages of one run and the hashes that tie each to what it depends on."""
 
@@ -108,6 +130,7 @@ class _Run:
         self.work = stages.Work(self.recipe, directory.path, log)
         self.hashes = _source_hashes(self.recipe)
         self.cluster_key: dict[str, str] = {}
+        self.selected: dict[str, _ArmRun] = {}
         self._refuse_changed_data()
         with atomic_open(directory.path / RECIPE) as stream:
             stream.write(lock(loaded, hashes=self.hashes))
@@ -164,10 +187,14 @@ class _Run:
         if recipe.evaluate and (recipe.compare is None or recipe.compare.base):
             self._evaluate(BASE, None, None, {"model": self.hashes["model"], "data": data_key})
         arms = expand(recipe)
+        ended = self._end_early(arms, seeds, upstream)
         for arm in arms:
-            for seed in seeds:
-                self._arm(arm, seed, upstream)
-        summary, best = compare_arms(self.directory.path, recipe, [arm.name for arm in arms], seeds, self.log)
+            if arm.name not in (ended or {}):
+                for seed in seeds:
+                    self._finish(self._select(arm, seed, upstream))
+        summary, best = compare_arms(
+            self.directory.path, recipe, [arm.name for arm in arms], seeds, self.log, ended
+        )
         if recipe.export is not None and recipe.train is not None:
             self._export(best, seeds[0])
         for row in summary:
@@ -192,8 +219,56 @@ class _Run:
         )
         return embeds or (any(selects) and len(self.work.dataset) <= stages.MAP_LIMIT)
 
-    def _arm(self, arm: Arm, seed: int, upstream: dict[str, Any]) -> None:
-        recipe, folder = arm.recipe, f"arms/{arm.name}/seed-{seed}"
+    def _end_early(
+        self, arms: list[Arm], seeds: list[int], upstream: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """Train the arms that can be judged to the end of the window, and return those that end there, and why."""
+        share = window_of(self.recipe)
+        if share is None:
+            return None
+        from tunesmith.recipe.pilot import build_pilot
+
+        keys: dict[str, Any] = {}
+        pilots: dict[str, dict[str, list[Path]]] = {}
+        for group in comparable_arms(arms):
+            epochs = min(arm.recipe.train.epochs for arm in group if arm.recipe.train is not None)
+            folders = pilots[group[0].name] = {arm.name: [] for arm in group}
+            for arm in group:
+                for seed in seeds:
+                    run = self._select(arm, seed, upstream)
+                    window = {"share": share, "epochs": epochs}
+                    keys[run.folder] = self.directory.stage(
+                        run.work.log,
+                        "early",
+                        f"{run.folder}/early",
+                        {**self._training_inputs(run), "window": window},
+                        partial(
+                            build_pilot,
+                            run.work,
+                            selection=run.selection,
+                            seed=seed,
+                            share=share,
+                            epochs=epochs,
+                            arm=arm.name,
+                        ),
+                    )
+                    folders[arm.name].append(self.directory.path / run.folder / "early")
+        baseline = baseline_arm(self.recipe, [arm.name for arm in arms])
+        self.directory.stage(
+            self.log,
+            "early",
+            "early",
+            {"pilots": keys, "baseline": baseline},
+            partial(build_verdict, runs=pilots, baseline=baseline),
+        )
+        return ended_arms(self.directory.path / "early", self.directory.path, self.log)
+
+    def _select(self, arm: Arm, seed: int, upstream: dict[str, Any]) -> _ArmRun:
+        """Choose the rows of an arm, once in a run."""
+        folder = f"arms/{arm.name}/seed-{seed}"
+        if folder in self.selected:
+            return self.selected[folder]
+        recipe = arm.recipe
         log = self.log.with_context(arm=arm.name, seed=seed)
         work = stages.Work(recipe, self.directory.path, log)
         work.dataset = self.work.dataset
@@ -212,27 +287,43 @@ class _Run:
             {**upstream, "select": spec.model_dump() if spec else None, "seed": seed, "root": recipe.seed},
             partial(stages.build_select, work, seed=seed),
         )
-        if recipe.train is None:
-            return
         selection = self.directory.path / folder / "select"
+        self.selected[folder] = _ArmRun(arm, seed, folder, work, key, selection)
+        return self.selected[folder]
+
+    def _training_inputs(self, run: _ArmRun) -> dict[str, Any]:
+        recipe = run.arm.recipe
+        assert recipe.train is not None
+        return {
+            "select": run.key,
+            "model": self.hashes["model"],
+            "dtype": recipe.model.dtype if recipe.model else None,
+            "tuner": recipe.tuner.model_dump(),
+            "train": recipe.train.model_dump(),
+            "validation": self.hashes.get("validation"),
+            "limits": recipe.preflight.model_dump(),
+        }
+
+    def _finish(self, run: _ArmRun) -> None:
+        """Train and evaluate an arm."""
+        if run.arm.recipe.train is None:
+            return
+        pilot = self.directory.path / run.folder / "early"
+        build: Callable[..., dict[str, Any]] = stages.build_train
+        if window_of(self.recipe) is not None:
+            from tunesmith.recipe.pilot import build_rest
+
+            build = partial(build_rest, pilot=pilot)
         key = self.directory.stage(
-            log,
+            run.work.log,
             "train",
-            f"{folder}/train",
-            {
-                "select": key,
-                "model": self.hashes["model"],
-                "dtype": recipe.model.dtype if recipe.model else None,
-                "tuner": recipe.tuner.model_dump(),
-                "train": recipe.train.model_dump(),
-                "validation": self.hashes.get("validation"),
-                "limits": recipe.preflight.model_dump(),
-            },
-            partial(stages.build_train, work, selection=selection, seed=seed),
+            f"{run.folder}/train",
+            self._training_inputs(run),
+            partial(build, run.work, selection=run.selection, seed=run.seed),
         )
-        if recipe.evaluate:
-            tuned = self.directory.path / folder / "train" / "tuned"
-            self._evaluate(arm.name, seed, tuned, {"train": key})
+        if run.arm.recipe.evaluate:
+            tuned = self.directory.path / run.folder / "train" / "tuned"
+            self._evaluate(run.arm.name, run.seed, tuned, {"train": key})
 
     def _evaluate(self, arm: str, seed: int | None, tuned: Path | None, inputs: dict[str, Any]) -> None:
         folder = f"arms/{arm}/evaluate" if seed is None else f"arms/{arm}/seed-{seed}/evaluate"

@@ -59,6 +59,8 @@ def means(files: RunFiles, metric: str) -> dict[str, list[float]]:
     """Arm -> value per seed, for the arms that were scored."""
     found = {}
     for arm in [BASE, *files.arms]:
+        if arm in files.ended:
+            continue
         values = [float(run.metrics[metric]["value"]) for run in files.of_arm(arm) if metric in run.metrics]
         if values:
             found[arm] = values
@@ -129,6 +131,12 @@ def headline(files: RunFiles) -> dict[str, Any]:
                 f"{_start(arm_label(best))} is the best of {len(rivals)} methods tried; "
                 "the interval is not widened for that choice."
             )
+    if files.ended:
+        names = ", ".join(arm_label(arm) for arm in files.ended)
+        notes.append(
+            f"Ended early and not compared: {names}. Early signals only say which run is likely to end worse; see "
+            "the training section."
+        )
     return {"sentence": sentence, "notes": notes, "tone": tone}
 
 
@@ -250,5 +258,9 @@ def comparison(files: RunFiles, colours: dict[str, str]) -> dict[str, Any]:
 
 
 def _incomplete(files: RunFiles) -> str:
-    left = [f"{arm_label(run.arm)} (seed {run.seed})" for run in files.runs if not run.metrics]
+    left = [
+        f"{arm_label(run.arm)} (seed {run.seed})"
+        for run in files.runs
+        if not run.metrics and run.arm not in files.ended
+    ]
     return f"Not evaluated: {', '.join(left)}." if left else "The run ended before the comparison."

@@ -217,6 +217,22 @@ class RunFiles:
         return self.object(self.root / "compare.json")
 
     @cached_property
+    def ranking(self) -> dict[str, Any]:
+        """What early signals decided; empty without ``compare.early_stop``."""
+        return self.object(self.root / "early" / "ranking.json") or {} if self._judges else {}
+
+    @property
+    def _judges(self) -> bool:
+        spec = self.recipe.get("compare")
+        return isinstance(spec, dict) and bool(spec.get("early_stop"))
+
+    @cached_property
+    def ended(self) -> dict[str, dict[str, Any]]:
+        """Arms that were ended early -> by which they were dominated, and after how many samples."""
+        found = self.ranking.get("ended")
+        return {str(k): v for k, v in found.items() if isinstance(v, dict)} if isinstance(found, dict) else {}
+
+    @cached_property
     def baseline(self) -> str | None:
         """The arm that others are compared with; None where there is only one."""
         if len(self.arms) < 2:

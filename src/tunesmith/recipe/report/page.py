@@ -80,7 +80,7 @@ def context(files: RunFiles) -> dict[str, Any]:
                 "clustering": None,
             },
         ),
-        "training": _guard(partial(sections.training, files, colours), {"figure": None}),
+        "training": _guard(partial(sections.training, files, colours), {"figure": None, "early": []}),
         "examples": _guard(partial(examples, files, colours), {"shown": []}),
         "cost": _guard(
             partial(sections.cost, files, colours),

@@ -222,16 +222,41 @@ def training(files: RunFiles, colours: dict[str, str]) -> Section:
         if seeds:
             curves[arm] = seeds
     if not curves:
-        return {"figure": None, "missing": files.why_missing("train", "train")}
+        return {"figure": None, "early": [], "missing": files.why_missing("train", "train")}
     several = any(len(seeds) > 1 for seeds in curves.values())
     without = [arm_label(arm) for arm in files.arms if arm not in curves]
     return {
         "figure": figures.losses(curves, colours, "losses"),
         "note": "Strong lines are means over seeds, thin lines the seeds." if several else "",
+        "early": _early(files, colours),
         "missing": f"No losses of {', '.join(without)}: {files.why_missing('train', 'train')}"
         if without
         else None,
     }
+
+
+def _early(files: RunFiles, colours: dict[str, str]) -> list[dict[str, Any]]:
+    """What early signals said about each arm under each seed."""
+    rows = []
+    for run in files.ranking.get("runs") or []:
+        arm = str(run.get("arm"))
+        by = ", ".join(arm_label(str(other)) for other in run.get("dominated_by") or [])
+        said = {"keep": "goes on", "no signal": "has not learned yet: goes on"}.get(
+            str(run.get("status")), f"dominated by {by}"
+        )
+        rows.append(
+            {
+                "arm": arm_label(arm),
+                "colour": css_variable(colours.get(arm, colours["base"])),
+                "seed": run.get("seed"),
+                "norm": number(float(np.exp(run["log_grad_norm"]))),
+                "loss": number(run["loss"]),
+                "steps": number(run.get("steps")),
+                "said": said,
+                "ended": arm in files.ended,
+            }
+        )
+    return rows
 
 
 def _seconds(files: RunFiles, stage: str, arm: str | None, seed: int | None) -> float | None:

@@ -60,12 +60,7 @@ class EarlySignalCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the trainer once model, data and, after a kill, the state are there."""
         loader = kwargs["train_dataloader"]
-        self.batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        per_process = args.train_batch_size * len(loader) if hasattr(loader, "__len__") else 0
-        rows = len(loader.dataset) if hasattr(loader.dataset, "__len__") else per_process * args.world_size
-        # without a last partial batch an epoch has whole steps only; a stream has one endless epoch
-        self.n_examples = per_process * args.world_size if args.dataloader_drop_last else rows
-        self.n_examples = self.n_examples or self.batch * max(1, state.max_steps)
+        self._measure(args, state, loader)
         self.setting = {**_setting(args, loader.dataset, **kwargs), **self.given}
         self.records = [
             self._record(entry["step"], entry)
@@ -77,6 +72,15 @@ class EarlySignalCallback(TrainerCallback):
             with atomic_open(self.path) as stream:
                 for line in ({"setting": self.setting}, *self.records):
                     stream.write(json.dumps(line) + "\n")
+
+    def _measure(self, args: Any, state: Any, loader: Any) -> None:
+        """Take note of the rows per epoch and per step."""
+        self.batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        per_process = args.train_batch_size * len(loader) if hasattr(loader, "__len__") else 0
+        rows = len(loader.dataset) if hasattr(loader.dataset, "__len__") else per_process * args.world_size
+        # without a last partial batch an epoch has whole steps only; a stream has one endless epoch
+        self.n_examples = per_process * args.world_size if args.dataloader_drop_last else rows
+        self.n_examples = self.n_examples or self.batch * max(1, state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the trainer after each optimiser step: ask for its log."""
