@@ -19,6 +19,7 @@ CLASSIFIER_TUNER = "tuner of a classifier"
 _GIVEN = frozenset(
     "self model tokenizer train output_dir tuner validation callbacks log resume seed".split()  # noqa: SIM905
 )
+_GIVEN_TARGETS = frozenset(["dataset", "folder", "generate", "gold", "log", "random_state", "source_column"])
 # What people call these elsewhere, too far from our names for the nearest match.
 _KNOWN_AS = {
     "rank": "r",
@@ -64,7 +65,7 @@ def check(loaded: LoadedRecipe) -> list[Problem]:
                     continue
                 prefix = (
                     f"arm '{arm.name}': "
-                    if len(arms) > 1 and path[0] in ("cluster", "select", "tuner", "train")
+                    if len(arms) > 1 and path[0] in ("cluster", "select", "targets", "tuner", "train")
                     else ""
                 )
                 place = (*path, *([key] if key else []))
@@ -78,6 +79,11 @@ def check(loaded: LoadedRecipe) -> list[Problem]:
 
 def _mismatch(recipe: Recipe, family: str, spec: MethodSpec) -> Iterator[tuple[str | None, str]]:
     """Yield what does not go with a classifier, or with a language model."""
+    if family == "targets" and recipe.classifies:
+        yield (
+            None,
+            "targets rewrites answers, and a classifier learns none; leave it out with train.type 'classify'.",
+        )
     if family == "train" and recipe.classifies and recipe.export is not None and recipe.export.merged:
         yield (
             None,
@@ -98,7 +104,7 @@ def _blocks(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], str, Method
     for family in ("curate", "evaluate", "audit"):
         for i, spec in enumerate(getattr(recipe, family)):
             yield (family, i), family, spec
-    for family in ("cluster", "select", "train"):
+    for family in ("cluster", "select", "targets", "train"):
         spec = getattr(recipe, family)
         if spec is not None:
             yield (family,), family, spec
@@ -193,8 +199,8 @@ def parameters_of(family: str, name: str) -> Parameters:
     """Return the parameters that a recipe may set for a method.
 
     Args:
-        family: ``"select"``, ``"cluster"``, ``"curate"``, ``"train"``, ``"evaluate"``, ``"audit"``, ``"tuner"`` or
-            `CLASSIFIER_TUNER`.
+        family: ``"select"``, ``"cluster"``, ``"curate"``, ``"targets"``, ``"train"``, ``"evaluate"``, ``"audit"``,
+            ``"tuner"`` or `CLASSIFIER_TUNER`.
         name: the method within it; for ``"tuner"`` ``"full"`` or a PEFT type in lower case.
 
     Raises:
@@ -212,7 +218,8 @@ def parameters_of(family: str, name: str) -> Parameters:
     signature = inspect.signature(target.__init__ if inspect.isclass(target) else target)
     variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     every = signature.parameters.values()
-    named = {p.name: p for p in every if p.kind not in variable and p.name not in _GIVEN}
+    given = _GIVEN_TARGETS if family == "targets" else _GIVEN
+    named = {p.name: p for p in every if p.kind not in variable and p.name not in given}
     required = frozenset(p.name for p in named.values() if p.default is p.empty)
     if family != "train" or not any(p.kind is p.VAR_KEYWORD for p in every):
         return Parameters(frozenset(named), required)

@@ -18,10 +18,6 @@ from tunesmith.core.errors import ConfigError, RunDirectoryError, TunesmithError
 from tunesmith.core.events import EventLog
 from tunesmith.core.files import (
     atomic_open,
-    hash_file,
-    hash_json,
-    hash_text,
-    hash_tree,
     read_json,
     write_json,
 )
@@ -30,6 +26,7 @@ from tunesmith.recipe.checking import check
 from tunesmith.recipe.compare import baseline_arm, compare_arms
 from tunesmith.recipe.curating import depends_on
 from tunesmith.recipe.early import build_verdict, comparable_arms, ended_arms, window_of
+from tunesmith.recipe.hashes import source_hashes
 from tunesmith.recipe.loading import Arm, LoadedRecipe, expand, load, lock
 from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.workspace import RECIPE, RunDirectory
@@ -128,7 +125,7 @@ class _Run:
         self.recipe = loaded.recipe
         self.directory, self.log = directory, log
         self.work = stages.Work(self.recipe, directory.path, log)
-        self.hashes = _source_hashes(self.recipe)
+        self.hashes = source_hashes(self.recipe)
         self.cluster_key: dict[str, str] = {}
         self.selected: dict[str, _ArmRun] = {}
         self._refuse_changed_data()
@@ -288,8 +285,26 @@ class _Run:
             partial(stages.build_select, work, seed=seed),
         )
         selection = self.directory.path / folder / "select"
+        if recipe.targets is not None:
+            key = self._rewrite(work, f"{folder}/targets", selection, key)
         self.selected[folder] = _ArmRun(arm, seed, folder, work, key, selection)
         return self.selected[folder]
+
+    def _rewrite(self, work: stages.Work, folder: str, selection: Path, key: str) -> str:
+        """Rewrite the answers of chosen rows; return the key of the rows as they now are."""
+        recipe = work.recipe
+        assert recipe.targets is not None
+        assert recipe.model is not None
+        inputs = {
+            "select": key,
+            "targets": recipe.targets.model_dump(),
+            "model": [self.hashes["model"], recipe.model.dtype],
+            "root": recipe.seed,
+        }
+        build = partial(stages.build_targets, work, selection=selection)
+        key = self.directory.stage(work.log, "targets", folder, inputs, build)
+        work.targets = self.directory.path / folder
+        return key
 
     def _training_inputs(self, run: _ArmRun) -> dict[str, Any]:
         recipe = run.arm.recipe
@@ -351,28 +366,6 @@ class _Run:
                 stages.build_export, self.work, tuned=self.directory.path / source / "tuned", source=source
             ),
         )
-
-
-def _source_hashes(recipe: Recipe) -> dict[str, str]:
-    """Hash everything outside the run directory that its stages depend on."""
-    from tunesmith.engine.models import model_fingerprint
-
-    hashes = {}
-    for name in ("train", "validation", "test"):
-        source = getattr(recipe.data, name)
-        if source is not None:
-            path = Path(source).expanduser()
-            hashes[name] = (
-                hash_tree(path) if path.is_dir() else hash_file(path) if path.is_file() else hash_text(source)
-            )
-    if recipe.model is not None:
-        hashes["model"] = hash_json(
-            [model_fingerprint(recipe.model.id, recipe.model.revision), recipe.model.trust_remote_code]
-        )
-    scorer = recipe.features.scorer or (recipe.model.id if recipe.model else None)
-    if scorer is not None:
-        hashes["scorer"] = model_fingerprint(scorer)
-    return hashes
 
 
 def _silence_bars() -> None:

@@ -256,6 +256,8 @@ class Recipe(_Strict):
     features: FeaturesSpec = Field(default_factory=FeaturesSpec)
     cluster: ClusterSpec | None = None
     select: SelectSpec | None = None
+    targets: MethodSpec | None = None
+    """Rewrite the answers of the chosen rows before training."""
     tuner: TunerSpec = Field(default_factory=TunerSpec)
     train: TrainSpec | None = None
     evaluate: list[MethodSpec] = Field(default_factory=list)
@@ -273,7 +275,7 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _needs_model(self) -> Recipe:
-        for stage in ("train", "evaluate", "export"):
+        for stage in ("targets", "train", "evaluate", "export"):
             if getattr(self, stage) and self.model is None:
                 raise ValueError(f"the stage '{stage}' needs a model: add model: {{id: ...}}")
         return self

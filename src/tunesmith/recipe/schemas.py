@@ -18,6 +18,7 @@ BLOCKS: dict[str, type[BaseModel]] = {
     "features": models.FeaturesSpec,
     "cluster": models.ClusterSpec,
     "select": models.SelectSpec,
+    "targets": models.MethodSpec,
     "tuner": models.TunerSpec,
     "train": models.TrainSpec,
     "evaluate": models.MethodSpec,
@@ -48,6 +49,10 @@ def json_schema() -> dict[str, Any]:
                 definitions[model.__name__]["properties"][name]["default"] = made
     for family, name in _NAMED.items():
         definitions[name]["properties"]["type"]["enum"] = _names(family)
+    schema["properties"]["targets"]["anyOf"][0] = {
+        "$ref": "#/$defs/MethodSpec",
+        "properties": {"type": {"enum": _names("targets")}},
+    }
     budget = definitions["SelectSpec"]["properties"]["budget"]
     budget["anyOf"] = [*budget["anyOf"], {"type": "string", "pattern": r"^\s*[0-9.eE+-]+\s*%?\s*$"}]
     for family in _LISTS:

@@ -21,6 +21,7 @@ from tunesmith.recipe.classifying import build_classifier, evaluate_classifier
 from tunesmith.recipe.clustering import build_cluster
 from tunesmith.recipe.curating import build_curate, train_arguments
 from tunesmith.recipe.schema import Recipe, TrainSpec
+from tunesmith.recipe.targets import build_targets
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,6 +37,7 @@ __all__ = [
     "build_export",
     "build_map",
     "build_select",
+    "build_targets",
 ]
 
 MAP_LIMIT = 5_000  # rows up to which the pool is embedded for its picture alone (about 20 s with MiniLM)
@@ -50,6 +52,8 @@ class Work:
     log: EventLog
     clusters: Path | None = None
     """Folder of the stage ``cluster``, once it is done."""
+    targets: Path | None = None
+    """Folder of the stage ``targets``, once it is done."""
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -93,6 +97,16 @@ class Work:
         if spec.validation is None:
             return None
         return read(spec.validation, format=spec.format, columns=spec.columns or None, log=self.log).dataset
+
+    def chosen_rows(self, selection: Path) -> Dataset:
+        """The rows to train on, with the answers of the stage ``targets`` where the recipe has one."""
+        import numpy as np
+
+        if self.targets is None:
+            return self.dataset.select(np.load(selection / "indices.npy"))
+        from datasets import load_from_disk
+
+        return load_from_disk(str(self.targets / "dataset"))
 
     @cached_property
     def cluster_labels(self) -> Any:
@@ -242,20 +256,16 @@ def build_select(work: Work, folder: Path, seed: int) -> dict[str, Any]:
 
 def build_train(work: Work, folder: Path, selection: Path, seed: int) -> dict[str, Any]:
     """Encode the chosen rows, check them, train, and leave ``adapter/`` (or ``model/`` after full tuning)."""
-    import numpy as np
-
     from tunesmith.data.preflight import encode_dataset
     from tunesmith.trainers.sft import save_tuned
 
     recipe = work.recipe
     spec = recipe.train
     assert spec is not None
-    indices = np.load(selection / "indices.npy")
+    rows = work.chosen_rows(selection)
     if recipe.classifies:
-        return build_classifier(work, folder, work.dataset.select(indices), seed)
-    encoded, report = encode_dataset(
-        work.dataset.select(indices), work.tokenizer, max_length=spec.max_length, loss=spec.loss
-    )
+        return build_classifier(work, folder, rows, seed)
+    encoded, report = encode_dataset(rows, work.tokenizer, max_length=spec.max_length, loss=spec.loss)
     write_json(folder / "preflight.json", report.to_dict())
     report.check(recipe.preflight.max_truncated, recipe.preflight.max_dropped)
     result = methods.get(f"train.{spec.type}")(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.core.errors import ParameterError
 
-__all__ = ["LEAKS", "SOURCES", "choose_targets", "refusal"]
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["LEAKS", "SOURCES", "choose_targets", "gold_targets", "refusal"]
 
 SOURCES = ("model", "paraphrase", "gold")
 LEAKS = (
@@ -75,3 +79,13 @@ def refusal(candidate: str, cut_short: bool, leaks: Sequence[str] = ()) -> str |
         return "cut short"
     folded = candidate.casefold()
     return next((f"says '{leak}'" for leak in leaks if leak.casefold() in folded), None)
+
+
+def gold_targets(dataset: Dataset, generate: Any = None, **_: Any) -> Dataset:
+    """Return the rows as they are, marked as gold: the baseline that other targets are compared with in a recipe.
+
+    Args:
+        dataset: rows with gold answers.
+        generate: not asked.
+    """
+    return dataset.add_column("source", ["gold"] * len(dataset))
