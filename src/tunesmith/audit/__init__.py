@@ -4,9 +4,35 @@ from typing import TYPE_CHECKING
 
 from tunesmith.core.lazy import lazy_exports
 
-__all__ = ["Report", "Table"]
+__all__ = [
+    "CGEConfig",
+    "ContrastiveLogitsProcessor",
+    "NoveltyExplorer",
+    "Report",
+    "Table",
+    "backdoor",
+    "contrastive_score",
+]
 
 if TYPE_CHECKING:
+    from tunesmith.audit import backdoor
     from tunesmith.audit._report import Report, Table
+    from tunesmith.audit.novelty import (
+        CGEConfig,
+        ContrastiveLogitsProcessor,
+        NoveltyExplorer,
+        contrastive_score,
+    )
 else:
-    __getattr__, __dir__ = lazy_exports(__name__, {"Report": "_report", "Table": "_report"})
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "CGEConfig": "novelty",
+            "ContrastiveLogitsProcessor": "novelty",
+            "NoveltyExplorer": "novelty",
+            "Report": "_report",
+            "Table": "_report",
+            "backdoor": "backdoor",
+            "contrastive_score": "novelty",
+        },
+    )
