@@ -3,7 +3,7 @@
     python benchmarks/claims/dr_tune.py        (some minutes; run again until done)
 
 An MLP (64-256-256-64) pre-trained by SimCLR on 1000 images without labels is fine-tuned on 3 or 10 labelled ones per
-class; the test is on the 797 others. Split, pre-training and labels are new for each of 12 seeds. SGD with Nesterov
+class; the test is on the 797 others. Split, pre-training and labels are new for each of 10 seeds. SGD with Nesterov
 momentum 0.9, cosine to 0, no decay, no augmentation, batches of 30 and 50; rate 0.05 for 300 epochs, and 0.02 for 100
 epochs, too few. Banks hold all labelled images (K = 30 and 100), filled before training; rotation every 10 steps.
 DR-Tune's head learns at (1 + K/B) times the encoder's rate, and its loss is divided by 1 + K/B. Controls: "CE, raised
@@ -29,7 +29,7 @@ from torch.nn.functional import cross_entropy
 
 from tunesmith.trainers.dr_tune import DRTuneRegularizer, calibrate, dr_tune_loss, head_lr_factor
 
-SEEDS = range(12)
+SEEDS = range(10)
 TRAINING = {"too short": {"lr": 0.02, "epochs": 100}, "": {"lr": 0.05, "epochs": 300}}
 LABELS = {3: 30, 10: 50}
 """Images per class, and the batch."""
@@ -117,19 +117,26 @@ def drift(encoder: nn.Module, tuned: Tuned, data: Split, seed: int) -> dict[str,
 def main() -> None:
     """Run what is missing and write docs/claims/dr-tune.json."""
     runs = list(stretch("dr-tune", [str(s) for s in SEEDS], lambda s: run(int(s))).values())
-    drifts = {name: [one.pop("drift")[name] for one in runs] for name in list(runs[0]["drift"])}
+    drifted = [one.pop("drift") for one in runs]
+    drifts = {name: [one[name] for one in drifted] for name in drifted[0]}
     intervals, tables = [], {}
     for setting in sorted(runs[0], key=lambda name: ("short" in name, len(name))):
         values = {arm: [one[setting][arm] for one in runs] for arm in runs[0][setting]}
         tables[setting] = summary(values)
         for other in (*CONTROLS, "DR, no calibration"):
             intervals.append({"setting": setting, **difference(values, "DR-Tune", other)})
-        intervals.append({"setting": setting, **difference(values, "DR, no calibration", "CE")})
-        intervals.append(
-            {"setting": setting, **difference(values, "DR-Tune, equation 14", "CE, raised head rate")}
-        )
-    claimed = [row for row in intervals if row["arm"] == "DR-Tune" and row["baseline"] in CONTROLS[:2]]
-    shown = [row for row in intervals if row["arm"] == "DR-Tune"]
+        for other in CONTROLS:
+            intervals.append({"setting": setting, **difference(values, "DR, no calibration", other)})
+        intervals.append({"setting": setting, **difference(values, "DR-Tune, equation 14", CONTROLS[1])})
+    pairs = {
+        other: [row for row in intervals if (row["arm"], row["baseline"]) == ("DR-Tune", other)]
+        for other in CONTROLS[:2]
+    }
+    shown = [
+        row
+        for row in intervals
+        if row["baseline"] in ("CE, raised head rate", "DR, no calibration") and "14" not in row["arm"]
+    ]
     clauses = "; ".join(f"{row['setting']}: {says(row)}" for row in shown)
     first, *others = tables
     save(
@@ -137,9 +144,9 @@ def main() -> None:
         {
             "title": "DR-Tune on digits",
             "claim": "A head that must also fit calibrated features of the pre-trained encoder beats plain tuning.",
-            "verdict": "Against plain fine-tuning, with and without the raised rate: "
-            f"{count(claimed).lower()}. {clauses}.",
-            "holds": all(row["low"] > 0 for row in claimed),
+            "verdict": f"Against plain fine-tuning: {count(pairs['CE']).lower()}. Against plain fine-tuning whose head "
+            f"has the same raised rate: {count(pairs['CE, raised head rate']).lower()}. {clauses}.",
+            "holds": all(row["low"] > 0 for rows in pairs.values() for row in rows),
             "setting": " ".join(" ".join((__doc__ or "").split("\n\n")[2:]).split()),
             "seeds": list(SEEDS),
             "arms": tables[first],
