@@ -145,7 +145,8 @@ def main() -> None:
             "title": "DR-Tune on digits",
             "claim": "A head that must also fit calibrated features of the pre-trained encoder beats plain tuning.",
             "verdict": "Against plain fine-tuning whose head has the same raised rate: "
-            f"{count(pairs['CE, raised head rate']).lower()}. Without that rate: {count(pairs['CE']).lower()}. {clauses}.",
+            f"{count(pairs['CE, raised head rate']).lower()}. Without that rate: "
+            f"{count(pairs['CE']).lower()}. {clauses}.",
             "holds": all(row["low"] > 0 for rows in pairs.values() for row in rows),
             "setting": " ".join(" ".join((__doc__ or "").split("\n\n")[2:]).split()),
             "seeds": list(SEEDS),
