@@ -49,7 +49,13 @@ def test_the_mark_works_and_the_model_is_accurate(suspect):
 
 
 # The mark is 0.14 of these small images.
-PROBE = {"searches": {"patch": Form(max_share=0.15)}, "steps": 40, "batch_size": 12, "restarts": 1}
+PROBE = {
+    "searches": {"patch": Form(max_share=0.15)},
+    "steps": 40,
+    "batch_size": 12,
+    "restarts": 1,
+    "levels": 1,
+}
 
 
 def test_the_target_is_named(suspect):
@@ -57,8 +63,8 @@ def test_the_target_is_named(suspect):
     before = state(suspect)
     report = identify_target(suspect, x, COLOURS, templates=TEMPLATES, **PROBE)
     assert report.suspect == TARGET
-    assert (report.target, report.name, report.search) == (TARGET, "blue", "patch")
-    assert str(report).startswith("'blue' is the suspected target (search 'patch', margin ")
+    assert (report.target, report.name, report.search) == (TARGET, "blue", "patch 0.15")
+    assert str(report).startswith("'blue' is the suspected target (search 'patch 0.15', margin ")
     again = identify_target(suspect, x, COLOURS, templates=TEMPLATES, **PROBE)
     assert again.margin == report.margin  # the seed decides everything
     assert all(torch.equal(value, before[name]) for name, value in suspect.model.state_dict().items())

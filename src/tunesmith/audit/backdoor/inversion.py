@@ -76,7 +76,7 @@ def invert_triggers(
     steps: int = 200,
     batch_size: int = 32,
     check_every: int = 20,
-    enough: float = 0.99,
+    enough: float = 0.95,
     patience: int = 3,
     held_out: float = 0.25,
     random_state: int = 0,
@@ -111,7 +111,7 @@ def invert_triggers(
         steps: at most.
         batch_size: images of a step.
         check_every: steps between measurements of success.
-        enough: success at which to stop.
+        enough: success above which states count as equal, and the later is kept.
         patience: measurements without a rise after which to stop.
         held_out: share of the images that success is measured on, never searched on.
         random_state: of starts and order.

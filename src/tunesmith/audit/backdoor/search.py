@@ -19,6 +19,7 @@ from tunesmith.audit.backdoor.zero_shot import image_features
 __all__ = ["WEIGHTS", "Found", "frozen", "optimise_triggers", "success_rates", "within"]
 
 WEIGHTS = (5.0, 0.5, 1.0, 0.01)
+SETTLED = 0.9  # a mask that keeps this share of its sum from one check to the next shrinks no more
 
 
 class Found(NamedTuple):
@@ -56,7 +57,7 @@ def optimise_triggers(
     steps: int = 200,
     batch_size: int = 64,
     check_every: int = 20,
-    enough: float = 0.99,
+    enough: float = 0.95,
     patience: int = 3,
     learn_mask: bool = True,
     variant: str = "default",
@@ -66,8 +67,10 @@ def optimise_triggers(
 
     Adam works on each entry alone, so R searches in one batch are R searches; the texts were encoded before, once.
     After each step masks are brought within their bounds and patterns to the valid range. Every ``check_every`` steps
-    success on ``held_out`` is measured; each search keeps its best state (of equal ones the later, whose mask is
-    smaller), and the loop ends when all of them have had ``enough`` or have not risen for ``patience`` checks.
+    success on ``held_out`` is measured. Each search keeps its best state; above ``enough`` all are equal, and of equal
+    ones the later is kept, whose mask is smaller: a full mask paints the target over the image, which works and says
+    nothing of a backdoor. The loop ends when all searches have had enough, or have not risen for ``patience`` checks,
+    and their masks shrink no more.
 
     Time: ``steps`` forward and backward passes of R x batch_size images, backward to the input only.
 
@@ -88,7 +91,7 @@ def optimise_triggers(
         steps: at most.
         batch_size: images of a step, drawn without replacement until all were used; smaller rests are left out.
         check_every: steps between checks.
-        enough: success at which a search may end.
+        enough: success above which states count as equal.
         patience: checks without a rise after which a search may end.
         learn_mask: False keeps the mask at its start: a search under a fixed share of the whole image.
         variant: ``"official"`` takes SSIM of normalised images and clamps patterns to one range for all channels.
@@ -115,6 +118,8 @@ def optimise_triggers(
     labels = targets.to(x.device)
     kept = [p.detach().clone() for p in (m, t, v)]
     best, waited = torch.full((len(m),), -1.0), torch.zeros(len(m), dtype=torch.int64)
+    success = torch.full((len(m),), math.nan)
+    shrunk_from = m.detach().flatten(1).sum(dim=1).cpu()
     history: list[list[dict[str, float]]] = [[] for _ in m]
     order = _orders(len(x), min(batch_size, len(x)), generator)
     for step in range(1, steps + 1):
@@ -140,16 +145,19 @@ def optimise_triggers(
         now = [p.detach() for p in (m, t, v)]
         bent = now[2] if bending else None
         found = success_rates(model, held_out, now[0], now[1], labels, text_weights, bent).cpu()
-        for old, new in zip(kept, now, strict=True):
-            old[found >= best] = new[found >= best]
-        waited = torch.where(found > best, 0, waited + 1)
-        best = torch.maximum(best, found)
+        rank = found.clamp_max(enough)
+        for old, new in zip((*kept, success), (*now, found), strict=True):
+            old[rank >= best] = new[rank >= best]
+        waited = torch.where(rank > best, 0, waited + 1)
+        best = torch.maximum(best, rank)
         _note(history, step, losses.detach(), m.detach(), found)
-        if bool(((best >= enough) | (waited >= patience)).all()):
+        size = m.detach().flatten(1).sum(dim=1).cpu()
+        settled, shrunk_from = size >= SETTLED * shrunk_from, size
+        if bool((((best >= enough) | (waited >= patience)) & settled).all()):
             break
     if held_out is None:
-        kept, best = [p.detach() for p in (m, t, v)], torch.full((len(m),), math.nan)
-    return Found(kept[0], kept[1], kept[2] if bending else None, best, history)
+        kept = [p.detach() for p in (m, t, v)]
+    return Found(kept[0], kept[1], kept[2] if bending else None, success, history)
 
 
 def within(masks: Tensor, most: Tensor) -> Tensor:

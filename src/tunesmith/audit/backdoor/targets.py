@@ -32,11 +32,14 @@ PROBES = ("patch", "whole image")
 
 SEARCHES: dict[str, Form] = {
     "patch": Form(max_share=0.02),
-    "faint": Form(max_mask=0.1),
-    "pattern": Form(max_mask=0.2),
+    "pattern": Form(max_mask=0.1),
     "warp": Form(max_mask=0.0, max_shift=2.0),
 }
-"""Small masks anywhere, two strengths of a pattern over the whole image, a bent image."""
+"""A small mask anywhere, a faint pattern over the whole image, a bent image: the bounds that are tried first."""
+
+# Half of the classes are reached by less than this cosine margin where a bound tells classes apart: above it a model is
+# so brittle that the bound is halved, below the second number nothing moves and it is doubled.
+TELLING = (-0.1, -0.45)
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,7 @@ def identify_target(
     patch_share: float = 0.03,
     restarts: int = 2,
     steps: int = 30,
+    levels: int = 3,
     learning_rate: float = 0.2,
     batch_size: int = 16,
     temperature: float = 0.07,
@@ -183,11 +187,12 @@ def identify_target(
     1. Universal untargeted probes, a patch and a faint pattern over the whole image, ``restarts`` of each: shares of
        top-1 predictions before and after, per class (the paper's statistic).
     2. Candidates: all classes, or the ``max_candidates`` whose share grew most under a probe. For each and in each
-       search one trigger is learned that turns all images into it.
+       search one trigger is learned that turns all images into it, under bounds that only part of the classes
+       allow.
     3. The class that stands out most in any search is named if it is easier than the second there by ``threshold``
        spreads of the others.
 
-    Time: ``steps`` passes of searches x candidates x batch_size images, and a forward pass of all images for each
+    Time: ``steps`` passes of searches x levels x candidates x batch_size images, and a forward pass of all images for each
     candidate in each search and for each probe.
 
     Args:
@@ -196,11 +201,12 @@ def identify_target(
         class_names: candidates, at least two.
         templates: see `zero_shot_weights`.
         text_weights: W (C, D), if it is there already.
-        searches: name -> bounds; default `SEARCHES`.
+        searches: name -> the bounds to begin with; default `SEARCHES`.
         strength: of the untargeted whole-image probe, in (0, 1]: the share of the pattern in the mix.
         patch_share: of the image's area, of the patch.
         restarts: of each untargeted probe.
         steps: of each search and of the untargeted probes.
+        levels: bounds that are tried in each search, at most; see `TELLING`.
         learning_rate: of Adam, in normalised pixels.
         batch_size: images of a step.
         temperature: tau.
@@ -241,12 +247,22 @@ def identify_target(
         growth = torch.stack(list(changes.values())).amax(dim=0)
         classes = growth.argsort(descending=True, stable=True)[:max_candidates].sort().values
         ease: dict[str, Tensor] = {}
-        for name, form in (SEARCHES if searches is None else searches).items():
-            found = optimise_triggers(
-                model, x, W, classes, W[classes], forms=[form] * len(classes), weights=(1.0, 0.0, 0.0, 0.0),
-                learning_rate=learning_rate, steps=steps, learn_mask=form.max_share < 1, **common,
-            )  # fmt: skip
-            ease[name] = _cosine_margins(model, x, W, clean, classes, found)
+        for name, first in (SEARCHES if searches is None else searches).items():
+            form, halved = first, False
+            for _ in range(levels):
+                found = optimise_triggers(
+                    model, x, W, classes, W[classes], forms=[form] * len(classes), weights=(1.0, 0.0, 0.0, 0.0),
+                    learning_rate=learning_rate, steps=steps, learn_mask=form.max_share < 1, **common,
+                )  # fmt: skip
+                label, _ = _bound(form)
+                ease[f"{name} {label:.3g}"] = _cosine_margins(model, x, W, clean, classes, found)
+                middle = float(ease[f"{name} {label:.3g}"][classes].median())
+                if middle > TELLING[0]:
+                    form, halved = _scaled(form, 0.5), True
+                elif middle < TELLING[1] and not halved and 2 * label <= _bound(form)[1]:
+                    form = _scaled(form, 2.0)
+                else:
+                    break
     margins = {}
     for name, values in ease.items():
         compared = values[classes]
@@ -261,6 +277,21 @@ def identify_target(
 
 
 LEAST_SPREAD = 0.1  # of cosine margins: below, spreads are noise
+
+
+def _bound(form: Form) -> tuple[float, float]:
+    """Return the bound that makes a form what it is, and the largest it may be."""
+    if form.max_shift:
+        return form.max_shift, 4.0
+    return (form.max_share, 1.0) if form.max_share < 1 else (form.max_mask, 1.0)
+
+
+def _scaled(form: Form, factor: float) -> Form:
+    if form.max_shift:
+        return form._replace(max_shift=factor * form.max_shift)
+    if form.max_share < 1:
+        return form._replace(max_share=factor * form.max_share)
+    return form._replace(max_mask=factor * form.max_mask)
 
 
 def _probe_masks(model: DualEncoder, patch_share: float, strength: float, restarts: int) -> Tensor:
