@@ -74,7 +74,7 @@ def run(job: str) -> dict[str, Any]:
 
 def main() -> None:
     """Run what is missing and write docs/claims/masked-thought.json."""
-    done = stretch("masked-thought", [f"{arm}; seed {s}" for s in SEEDS for arm in ARMS], run)
+    done = stretch("masked-thought", [f"{arm}; seed {s}" for s in SEEDS for arm in ARMS], run, 430)
 
     def by_arm(name: str) -> dict[str, list[float]]:
         return {arm: [done[f"{arm}; seed {s}"][name] for s in SEEDS] for arm in ARMS}
