@@ -306,10 +306,8 @@ def run(job: str) -> dict[str, Any]:
     return synthetic(int(seed), weak=what == "strong cue")
 
 
-def main() -> None:
-    """Run what is missing and write docs/claims/levi.json."""
-    seeds = {"synthetic": SEEDS, "films": FEWER, "strong cue": FEWER}
-    found = stretch("levi", [f"{what} {s}" for what, of_it in seeds.items() for s in of_it], run)
+def publish(found: dict[str, dict[str, Any]], seeds: dict[str, Any]) -> None:
+    """Write docs/claims/levi.json about the settings that have run."""
     tables: dict[str, dict[str, Any]] = {}
     intervals = []
     for what in seeds:
@@ -324,17 +322,22 @@ def main() -> None:
             ]
     claimed = [row for row in intervals if row["setting"] in ("synthetic, OOD", "films, OOD")]
     shown = [*claimed, *(row for row in intervals if row["setting"] == "strong cue, OOD")]
+    where = "synthetic rows and films" if "films" in seeds else "synthetic rows"
+    note = ". For films a point is 0.01 of root mean squared error, above 0 where LEVI's is smaller"
+    paragraphs = [
+        x for x in (__doc__ or "").split("\n\n")[2:] if "films" in seeds or not x.startswith("Films")
+    ]
     save(
         "levi",
         {
             "title": "LEVI under shift",
             "claim": "On shifted test data, layers of a frozen base joined with a small model from scratch beat full "
             "fine-tuning, either part alone, the average of the two, and the layers alone.",
-            "verdict": f"On OOD data, synthetic rows and films: {count(claimed).lower()}. "
+            "verdict": f"On OOD data of {where}: {count(claimed).lower()}. "
             + "; ".join(f"{row['setting']}: {says(row)}" for row in shown)
-            + ". For films a point is 0.01 of root mean squared error, above 0 where LEVI's is smaller.",
+            + (f"{note}." if "films" in seeds else "."),
             "holds": all(row["low"] > 0 for row in claimed),
-            "setting": " ".join(" ".join((__doc__ or "").split("\n\n")[2:]).split()),
+            "setting": " ".join(" ".join(paragraphs).split()),
             "seeds": {what: list(of_it) for what, of_it in seeds.items()},
             "arms": tables.pop("arms, synthetic, OOD"),
             **tables,
@@ -342,6 +345,15 @@ def main() -> None:
             "command": "python benchmarks/claims/levi.py",
         },
     )
+
+
+def main() -> None:
+    """Run what is missing; publish the small settings first, then all."""
+    seeds: dict[str, Any] = {"synthetic": SEEDS, "strong cue": FEWER}
+    for more in ({}, {"films": FEWER}):
+        seeds |= more
+        found = stretch("levi", [f"{what} {s}" for what, of_it in seeds.items() for s in of_it], run)
+        publish(found, seeds)
 
 
 if __name__ == "__main__":

@@ -151,6 +151,14 @@ def test_sizes_that_do_not_fit() -> None:
     )
 
 
+def test_an_input_that_the_view_reads_must_be_there(tiny_transformer: Build) -> None:
+    base, _ = tiny_transformer("bert")
+    model = LEVI(LeviConfig(), base)
+    assert message(lambda: model(inputs_embeds=torch.randn(2, 3, 32))) == (
+        "The 'input_ids' parameter of LEVI must be given, since the view reads it. Got None instead."
+    )
+
+
 def test_what_cannot_be_found_out_must_be_given() -> None:
     said = "The '{}' parameter of LEVI must be {}. Got None instead."
     assert message(lambda: plain(example=None)) == said.format(

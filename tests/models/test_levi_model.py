@@ -174,6 +174,11 @@ def test_lora_trains_beside_the_rest_and_is_saved(tiny_transformer: Build, tmp_p
     assert torch.equal(again(**inputs).logits, model.eval()(**inputs).logits)
     assert sum(p.requires_grad for p in again.base.parameters()) == 4
     assert again.config.lora == lora
+    model = LEVI(settings(lora=lora, save_base=False), tiny_transformer("bert")[0])
+    scatter(model)
+    model.save_pretrained(tmp_path / "part")
+    again = LEVI.from_pretrained(tmp_path / "part", base=tiny_transformer("bert")[0])
+    assert torch.equal(again(**inputs).logits, model.eval()(**inputs).logits)
 
 
 def test_a_base_that_has_lora_already(tiny_transformer: Build, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tunesmith.models.levi import bases, loading
 from tunesmith.models.levi.config import LeviConfig
 from tunesmith.models.levi.core import AdaptingLayer, Heads, aggregate, ensemble_loss, pool
 from tunesmith.models.levi.sizes import check_labels, checked_layers, view_inputs, view_kind
-from tunesmith.models.levi.views import make_view
+from tunesmith.models.levi.views import READS, make_view
 
 __all__ = ["LEVI", "LEVIOutput"]
 
@@ -270,6 +270,9 @@ class LEVI(PreTrainedModel):
 
     def _view_output(self, view: nn.Module, inputs: dict[str, Any], m: int | None) -> torch.Tensor:
         first, given = _split(inputs, self._view_takes)
+        wanted = READS.get(self.config.view)
+        if wanted is not None and first is None and wanted not in given:
+            raise ParameterError(wanted, LEVI, "given, since the view reads it", None)
         h = view(**given) if first is None else view(first, **given)
         if not isinstance(h, torch.Tensor) or h.ndim != 2:
             what = tuple(h.shape) if isinstance(h, torch.Tensor) else type(h).__name__

@@ -12,7 +12,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from tunesmith.models.levi.core import pool
 
-__all__ = ["ImageView", "TextView", "VectorView", "make_view", "view_parameters"]
+__all__ = ["READS", "ImageView", "TextView", "VectorView", "make_view", "view_parameters"]
 
 DEFAULT_LAYERS = {"text": 2, "image": 3, "vector": 2}
 SIZES = (256, 128, 64, 32)
@@ -121,6 +121,7 @@ class VectorView(nn.Module):
         return x
 
 
+READS = {"text": "input_ids", "image": "pixel_values", "vector": "inputs"}
 CLASSES: dict[str, Any] = {"text": TextView, "image": ImageView, "vector": VectorView}
 
 
