@@ -17,7 +17,7 @@ from tunesmith.recipe import run
 
 @pytest.fixture
 def recipe(tmp_path: Path, write_jsonl: Any, tiny_model_dir: str) -> Path:
-    rows = [{"prompt": f"say {i}", "completion": f"word {i}"} for i in range(12)]
+    rows = [{"prompt": f"say {i}", "completion": f"word {i}", "source": "book"} for i in range(12)]
     write_jsonl(tmp_path / "pool.jsonl", rows)
     text = {
         "model": {"id": tiny_model_dir, "dtype": "float32"},
@@ -41,6 +41,7 @@ def test_answers_are_rewritten_and_trained_on(recipe: Path, tmp_path: Path) -> N
     arm = tmp_path / "run" / "arms" / "s3ft" / "seed-0"
     built = load_from_disk(str(arm / "targets" / "dataset"))
     assert built["source"][:] == ["gold"] * 8  # a model of random weights says nothing right
+    assert built["row_source"][:] == ["book"] * 8
     assert json.loads((arm / "targets" / "targets.json").read_text())["sources"]["gold"] == 8
     gold = tmp_path / "run" / "arms" / "gold" / "seed-0" / "targets" / "targets.json"
     assert json.loads(gold.read_text()) == {"n_rows": 8, "sources": {"gold": 8}}

@@ -32,6 +32,8 @@ def build_targets(work: Work, folder: Path, selection: Path) -> dict[str, Any]:
     assert spec is not None
     assert model is not None
     rows = work.chosen_rows(selection)
+    if "source" in rows.column_names:  # where the row comes from; here it says where its answer does
+        rows = rows.rename_column("source", "row_source")
     llm = LocalLLM(
         model.id, dtype=model.dtype, revision=model.revision, trust_remote_code=model.trust_remote_code
     )
