@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tunesmith._cli import data_verbs, merging
+from tunesmith._cli import auditing, data_verbs, merging
 from tunesmith.core.errors import ConfigError, TunesmithError
 
 __all__ = ["app", "main"]
@@ -46,6 +46,14 @@ app = typer.Typer(
 )
 papers_app = typer.Typer(help="The catalogue of papers.", no_args_is_help=True, **_PLAIN)
 app.add_typer(papers_app, name="papers")
+audit_app = typer.Typer(
+    help="What hides in a model: a planted trigger, or what fine-tuning added.",
+    no_args_is_help=True,
+    **_PLAIN,
+)
+audit_app.command("backdoor")(auditing.backdoor)
+audit_app.command("novelty")(auditing.novelty)
+app.add_typer(audit_app, name="audit")
 
 RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe in YAML.")]
 

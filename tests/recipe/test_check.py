@@ -152,9 +152,11 @@ def test_a_method_that_cannot_be_imported_is_a_problem(monkeypatch: pytest.Monke
     ]
 
 
-def test_a_family_without_methods_says_so() -> None:
+def test_an_audit_needs_a_tuned_language_model() -> None:
     (found,) = problems("data: {train: x}\naudit: [{type: novelty}]\n")
-    assert found.startswith("line 2:10: There is no method named 'audit.novelty'.")
+    assert found == (
+        "line 2:10: audit.novelty examines a tuned language model: train one, not train.type 'classify'."
+    )
 
 
 def test_parameters_of_an_unknown_method() -> None:

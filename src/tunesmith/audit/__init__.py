@@ -10,6 +10,7 @@ __all__ = [
     "NoveltyExplorer",
     "Report",
     "Table",
+    "audit_novelty",
     "backdoor",
     "contrastive_score",
 ]
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         CGEConfig,
         ContrastiveLogitsProcessor,
         NoveltyExplorer,
+        audit_novelty,
         contrastive_score,
     )
 else:
@@ -32,6 +34,7 @@ else:
             "NoveltyExplorer": "novelty",
             "Report": "_report",
             "Table": "_report",
+            "audit_novelty": "novelty",
             "backdoor": "backdoor",
             "contrastive_score": "novelty",
         },

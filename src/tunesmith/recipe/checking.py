@@ -19,6 +19,7 @@ CLASSIFIER_TUNER = "tuner of a classifier"
 _GIVEN = frozenset(
     "self model tokenizer train output_dir tuner validation callbacks log resume seed".split()  # noqa: SIM905
 )
+_GIVEN_AUDIT = frozenset(["base", "base_tokenizer", "finetuned", "log", "subject", "tokenizer"])
 _GIVEN_TARGETS = frozenset(["dataset", "folder", "generate", "gold", "log", "random_state", "source_column"])
 # What people call these elsewhere, too far from our names for the nearest match.
 _KNOWN_AS = {
@@ -79,6 +80,11 @@ def check(loaded: LoadedRecipe) -> list[Problem]:
 
 def _mismatch(recipe: Recipe, family: str, spec: MethodSpec) -> Iterator[tuple[str | None, str]]:
     """Yield what does not go with a classifier, or with a language model."""
+    if family == "audit" and (recipe.classifies or recipe.train is None):
+        yield (
+            "type",
+            f"audit.{spec.type} examines a tuned language model: train one, not train.type 'classify'.",
+        )
     if family == "targets" and recipe.classifies:
         yield (
             None,
@@ -218,7 +224,7 @@ def parameters_of(family: str, name: str) -> Parameters:
     signature = inspect.signature(target.__init__ if inspect.isclass(target) else target)
     variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     every = signature.parameters.values()
-    given = _GIVEN_TARGETS if family == "targets" else _GIVEN
+    given = {"targets": _GIVEN_TARGETS, "audit": _GIVEN_AUDIT}.get(family, _GIVEN)
     named = {p.name: p for p in every if p.kind not in variable and p.name not in given}
     required = frozenset(p.name for p in named.values() if p.default is p.empty)
     if family != "train" or not any(p.kind is p.VAR_KEYWORD for p in every):

@@ -22,6 +22,7 @@ from tunesmith.core.files import (
     write_json,
 )
 from tunesmith.recipe import stages
+from tunesmith.recipe.arms import ArmRun
 from tunesmith.recipe.checking import check
 from tunesmith.recipe.compare import baseline_arm, compare_arms
 from tunesmith.recipe.curating import depends_on
@@ -97,27 +98,6 @@ def run(
         return RunResult(directory.path, _report(directory), summary)
 
 
-@dataclass(frozen=True)
-class _ArmRun:
-    """One arm under one seed, its rows chosen.
-
-    Attributes:
-        arm: the arm.
-        seed: the seed.
-        folder: of the arm and seed, below the run directory.
-        work: what its stages share.
-        key: hash of what the choice depends on.
-        selection: where the choice is.
-    """
-
-    arm: Arm
-    seed: int
-    folder: str
-    work: stages.Work
-    key: str
-    selection: Path
-
-
 class _Run:
     """The stages of one run and the hashes that tie each to what it depends on."""
 
@@ -127,7 +107,7 @@ class _Run:
         self.work = stages.Work(self.recipe, directory.path, log)
         self.hashes = source_hashes(self.recipe)
         self.cluster_key: dict[str, str] = {}
-        self.selected: dict[str, _ArmRun] = {}
+        self.selected: dict[str, ArmRun] = {}
         self._refuse_changed_data()
         with atomic_open(directory.path / RECIPE) as stream:
             stream.write(lock(loaded, hashes=self.hashes))
@@ -194,6 +174,9 @@ class _Run:
         )
         if recipe.export is not None and recipe.train is not None:
             self._export(best, seeds[0])
+        if recipe.train is not None:
+            for place in range(len(recipe.audit)):
+                self._audit(best, seeds[0], place)
         for row in summary:
             self.log.emit("result", **row)
         return summary
@@ -260,7 +243,7 @@ class _Run:
         )
         return ended_arms(self.directory.path / "early", self.directory.path, self.log)
 
-    def _select(self, arm: Arm, seed: int, upstream: dict[str, Any]) -> _ArmRun:
+    def _select(self, arm: Arm, seed: int, upstream: dict[str, Any]) -> ArmRun:
         """Choose the rows of an arm, once in a run."""
         folder = f"arms/{arm.name}/seed-{seed}"
         if folder in self.selected:
@@ -287,7 +270,7 @@ class _Run:
         selection = self.directory.path / folder / "select"
         if recipe.targets is not None:
             key = self._rewrite(work, f"{folder}/targets", selection, key)
-        self.selected[folder] = _ArmRun(arm, seed, folder, work, key, selection)
+        self.selected[folder] = ArmRun(arm, seed, folder, work, key, selection)
         return self.selected[folder]
 
     def _rewrite(self, work: stages.Work, folder: str, selection: Path, key: str) -> str:
@@ -306,7 +289,7 @@ class _Run:
         work.targets = self.directory.path / folder
         return key
 
-    def _training_inputs(self, run: _ArmRun) -> dict[str, Any]:
+    def _training_inputs(self, run: ArmRun) -> dict[str, Any]:
         recipe = run.arm.recipe
         assert recipe.train is not None
         return {
@@ -319,7 +302,7 @@ class _Run:
             "limits": recipe.preflight.model_dump(),
         }
 
-    def _finish(self, run: _ArmRun) -> None:
+    def _finish(self, run: ArmRun) -> None:
         """Train and evaluate an arm."""
         if run.arm.recipe.train is None:
             return
@@ -352,6 +335,15 @@ class _Run:
         self.directory.stage(
             log, "evaluate", folder, inputs, partial(stages.build_evaluate, work, tuned=tuned)
         )
+
+    def _audit(self, arm: str, seed: int, place: int) -> None:
+        source = f"arms/{arm}/seed-{seed}/train"
+        done = read_json(self.directory.path / source / "DONE.json")
+        spec = self.recipe.audit[place]
+        tuned = self.directory.path / source / "tuned"
+        build = partial(stages.build_audit, self.work, tuned=tuned, place=place, source=source)
+        inputs = {"train": done["key"], "audit": spec.model_dump(), "root": self.recipe.seed}
+        self.directory.stage(self.log, f"audit.{spec.type}", f"audit/{place}-{spec.type}", inputs, build)
 
     def _export(self, arm: str, seed: int) -> None:
         source = f"arms/{arm}/seed-{seed}/train"

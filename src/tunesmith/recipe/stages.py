@@ -17,6 +17,7 @@ from tunesmith import methods
 from tunesmith.core.events import EventLog
 from tunesmith.core.files import atomic_dir, atomic_open, read_json, write_json
 from tunesmith.core.seeds import child_seed
+from tunesmith.recipe.auditing import build_audit
 from tunesmith.recipe.classifying import build_classifier, evaluate_classifier
 from tunesmith.recipe.clustering import build_cluster
 from tunesmith.recipe.curating import build_curate, train_arguments
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Work",
+    "build_audit",
     "build_cluster",
     "build_curate",
     "build_data",

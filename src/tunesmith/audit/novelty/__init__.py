@@ -12,11 +12,13 @@ __all__ = [
     "ContrastiveLogitsProcessor",
     "Generation",
     "NoveltyExplorer",
+    "audit_novelty",
     "contrastive_score",
     "step_scores",
 ]
 
 if TYPE_CHECKING:
+    from tunesmith.audit.novelty.auditing import audit_novelty
     from tunesmith.audit.novelty.core import step_scores
     from tunesmith.audit.novelty.exploring import CGEConfig, Generation, NoveltyExplorer
     from tunesmith.audit.novelty.processor import ContrastiveLogitsProcessor
@@ -29,6 +31,7 @@ else:
             "ContrastiveLogitsProcessor": "processor",
             "Generation": "exploring",
             "NoveltyExplorer": "exploring",
+            "audit_novelty": "auditing",
             "contrastive_score": "scoring",
             "step_scores": "core",
         },

@@ -82,6 +82,7 @@ def context(files: RunFiles) -> dict[str, Any]:
         ),
         "training": _guard(partial(sections.training, files, colours), {"figure": None, "early": []}),
         "examples": _guard(partial(examples, files, colours), {"shown": []}),
+        "audits": _guard(partial(sections.audits, files), {"found": []}),
         "cost": _guard(
             partial(sections.cost, files, colours),
             {"stages": [], "trainings": [], "total": None, "columns": []},

@@ -17,7 +17,7 @@ from tunesmith.recipe.report.coverage import cluster_table, column_table, picks_
 from tunesmith.recipe.report.files import RunFiles
 from tunesmith.recipe.report.style import arm_label, css_variable
 
-__all__ = ["choice", "cost", "data", "preflight", "reproduce", "training", "warnings"]
+__all__ = ["audits", "choice", "cost", "data", "preflight", "reproduce", "training", "warnings"]
 
 Section = dict[str, Any]
 MAX_BAD = 20
@@ -354,3 +354,15 @@ def warnings(files: RunFiles) -> list[dict[str, Any]]:
     return found + [
         {"text": f"{name} could not be read: {clip(why, 200)}", "times": 1} for name, why in seen.items()
     ]
+
+
+def audits(files: RunFiles) -> dict[str, Any]:
+    """What was found in the tuned model, each with its own page."""
+    found = []
+    for path in sorted((files.root / "audit").glob("*/report/report.json")):
+        report = files.object(path) or {}
+        page = path.with_name("report.html").relative_to(files.root).as_posix()
+        found.append(
+            {**{name: str(report.get(name, "")) for name in ("audit", "level", "verdict")}, "page": page}
+        )
+    return {"found": found, "missing": None}

@@ -1,0 +1,84 @@
+"""The verbs ``audit …``: what hides in a model, what is new in one, and whether the traffic has changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["backdoor", "novelty"]
+
+
+def backdoor(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a CLIP- or SigLIP-type model.")],
+    images: Annotated[
+        Path, typer.Option(help="Clean images; subfolders named after classes give their labels.")
+    ],
+    classes: Annotated[Path, typer.Option(help="Text file with a class name per line.")],
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("audit"),
+    repair: Annotated[
+        Path | None, typer.Option(help="Erase what is found, and write the repaired model here.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="The hidden target's class, if it is known.")] = None,
+    limit: Annotated[int, typer.Option(help="Most images to read.")] = 600,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+) -> None:
+    """Look for a planted trigger in a model of images and texts, rebuild it, and erase it if asked to."""
+    from tunesmith.audit.backdoor import DualEncoder, audit_backdoor
+    from tunesmith.audit.backdoor.reading import read_classes, read_images
+
+    names = read_classes(classes)
+    encoder = DualEncoder.load(model)
+    pixels, labels = read_images(images, encoder.image_size, names, limit=limit)
+    report = audit_backdoor(
+        encoder,
+        encoder.normalise(pixels),
+        names,
+        labels=labels,
+        target=target,
+        repair=repair is not None,
+        random_state=seed,
+        subject=Path(model).name,
+    )
+    _show(report, out)
+    if repair is not None and report.level == "suspicious":
+        encoder.save(repair)
+        typer.echo(f"Repaired model: {repair}")
+
+
+def novelty(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The model before tuning.")],
+    tuned: Annotated[
+        str, typer.Argument(metavar="TUNED", help="Folder of the tuned model, or of its adapter.")
+    ],
+    n: Annotated[int, typer.Option("--n", help="Texts to generate.")] = 40,
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("audit"),
+    mode: Annotated[
+        str, typer.Option(help="iterative: learn each text, to find others; or static.")
+    ] = "iterative",
+    alpha: Annotated[float, typer.Option(help="Plausibility, 0 to 1; lower finds rarer openings.")] = 0.1,
+    length: Annotated[int, typer.Option(help="Tokens per text.")] = 64,
+    start: Annotated[str | None, typer.Option(help="Text that each generation begins with.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+) -> None:
+    """Show what fine-tuning added to a model, without its data."""
+    from tunesmith.audit import audit_novelty
+    from tunesmith.engine.models import load_model, load_tokenizer
+    from tunesmith.trainers import load_tuned
+
+    adapter = (Path(tuned) / "adapter_config.json").exists()
+    model = load_tuned(tuned, base, dtype="float32")
+    before = None if adapter else load_model(base, dtype="float32")
+    ours, theirs = load_tokenizer(tuned), load_tokenizer(base)
+    report = audit_novelty(
+        model, before, ours, n=n, mode=mode, alpha=alpha, length=length, start=start, seed=seed,
+        base_tokenizer=theirs, subject=Path(tuned).name,
+    )  # fmt: skip
+    _show(report, out)
+
+
+def _show(report: Any, out: Path) -> None:
+    report.save(out)
+    typer.echo(str(report))
+    typer.echo(f"Report: {out / 'report.html'}")
