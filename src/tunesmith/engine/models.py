@@ -145,7 +145,10 @@ def load_model(
     _check_dtype(dtype, "load_model")
     if model_id.lower() in ENCODER_ALIASES:
         raise ParameterError(
-            "model_id", "load_model", "a language model; this one is a sentence encoder, for classifiers", model_id
+            "model_id",
+            "load_model",
+            "a language model; this one is a sentence encoder, for classifiers",
+            model_id,
         )
     source = resolve_model(model_id)
     device = default_device() if device is None else device
