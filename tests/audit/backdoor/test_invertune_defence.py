@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from _colours import COLOURS, SIZE, mark, pictures, trained
+from _colours import COLOURS, SIZE, mark, pictures, trained, untrained
 
 from tunesmith.audit.backdoor.auditing import audit_backdoor, wilson
 from tunesmith.audit.backdoor.inversion import invert_trigger, invert_triggers
@@ -16,7 +16,7 @@ from tunesmith.audit.backdoor.repair import remove_backdoor
 from tunesmith.audit.backdoor.search import frozen, optimise_triggers, within
 from tunesmith.audit.backdoor.targets import identify_target, outlier
 from tunesmith.audit.backdoor.triggers import Form, Trigger, bend
-from tunesmith.audit.backdoor.tuning import ActivationTuner
+from tunesmith.audit.backdoor.tuning import ActivationTuner, suggested_rate
 from tunesmith.audit.backdoor.zero_shot import zero_shot_weights
 
 TARGET = 2
@@ -224,6 +224,20 @@ def test_masked_gradients_move_critical_rows_only(suspect):
     assert moved > 0
 
 
+def test_the_rate_follows_the_size_of_the_weights():
+    model = untrained()
+    for p in model.image_parameters().values():
+        if p.dim() > 1:
+            torch.nn.init.constant_(p, 3e-4 * p[0].numel())
+    assert suggested_rate(model) == pytest.approx(0.6 * 3e-4)
+    for p in model.image_parameters().values():
+        torch.nn.init.constant_(p, 100.0)
+    assert suggested_rate(model) == 1e-3
+    x = model.normalise(pictures(8, 6)[0])
+    trigger = Trigger(torch.full((3, SIZE, SIZE), 0.5), torch.ones(3, SIZE, SIZE), TARGET)
+    assert ActivationTuner(steps=1).fit(model, trigger, x).learning_rate_ == 1e-3
+
+
 def test_a_reference_and_callbacks(suspect):
     model = suspect.copy()
     x = model.normalise(pictures(32, 6)[0])
@@ -239,6 +253,10 @@ def test_a_reference_and_callbacks(suspect):
     ActivationTuner(steps=3, schedule="constant").fit(again, [trigger, trigger], x)
     one = ActivationTuner(steps=3, schedule="constant").fit(suspect.copy(), trigger, x)
     assert one.history_[0]["loss"] == pytest.approx(one.history_[0]["alignment"])
+    few = ActivationTuner(steps=1, aligned=8).fit(suspect.copy(), trigger, x, reference=model)
+    only = ActivationTuner(steps=1).fit(suspect.copy(), trigger, x[:8], reference=model)
+    assert few.history_[0]["alignment"] == pytest.approx(only.history_[0]["alignment"], rel=1e-4)
+    assert few.history_[0]["preservation"] > only.history_[0]["preservation"] > 0
 
 
 def test_rounds_stop_when_nothing_is_left(suspect):

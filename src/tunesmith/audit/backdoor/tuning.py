@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import torch
@@ -24,13 +25,13 @@ from tunesmith.audit.backdoor.triggers import Trigger
 from tunesmith.audit.backdoor.zero_shot import check_images
 from tunesmith.core.errors import ParameterError, TrainingError, UnknownNameError
 
-__all__ = ["VARIANTS", "ActivationTuner"]
+__all__ = ["VARIANTS", "ActivationTuner", "suggested_rate"]
 
 Callback = Callable[[int, dict[str, float]], Any]
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {
-        "alignment": "relative", "layer_rule": "top_k", "mask_gradients": False, "learning_rate": 1e-3,
+        "alignment": "relative", "layer_rule": "top_k", "mask_gradients": False, "learning_rate": "auto",
         "schedule": "cosine", "train_mode": False, "steps": 100,
     },
     "official": {
@@ -74,8 +75,9 @@ class ActivationTuner:
         mask_gradients: let only rows move whose index is that of a critical channel, in critical layers.
         alignment_weight: factor of the alignment.
         preservation_weight: beta.
-        learning_rate: of AdamW; 1e-3, 2e-6 and 8e-6 in the variants. A pretrained CLIP wants the rates of the paper,
-            models as small as those of the bench the first.
+        aligned: how many of the clean images, the first, are also triggered and aligned; the others only hold the
+            features. None: all, as in the code.
+        learning_rate: of AdamW; ``"auto"``, 2e-6 and 8e-6 in the variants. See `suggested_rate`.
         schedule: ``"constant"``; ``"cosine"``: to a twentieth over the steps; ``"restart"``: cosine of half-period
             100 to 1e-7, which rises again after step 100, as in the code.
         steps: 100, 200 and 200 in the variants.
@@ -93,6 +95,7 @@ class ActivationTuner:
         impact_after_: the same with the tuned model.
         critical_layers_: largest impact first.
         neuron_masks_: for each trigger, layer -> 0 or 1 per neuron.
+        learning_rate_: the rate that was used.
         history_: for each step its losses before the step and the gradient's norm.
         best_step_: the step whose weights were kept.
 
@@ -111,7 +114,8 @@ class ActivationTuner:
         mask_gradients: bool | None = None,
         alignment_weight: float = 1.0,
         preservation_weight: float = 0.5,
-        learning_rate: float | None = None,
+        aligned: int | None = None,
+        learning_rate: float | str | None = None,
         schedule: str | None = None,
         steps: int | None = None,
         weight_decay: float = 1e-4,
@@ -136,6 +140,7 @@ class ActivationTuner:
             if chosen[name] not in allowed:
                 raise ParameterError(name, self, f"one of {', '.join(map(repr, allowed))}", chosen[name])
         counts = {"steps": chosen["steps"], "top_k": top_k, "check_every": check_every}
+        counts["aligned"] = 1 if aligned is None else aligned
         for name, value in counts.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ParameterError(name, self, "an int of at least 1", value)
@@ -143,17 +148,20 @@ class ActivationTuner:
             "alignment_weight": alignment_weight,
             "preservation_weight": preservation_weight,
         }
-        sizes |= {"weight_decay": weight_decay, "learning_rate": chosen["learning_rate"]}
+        rate = chosen["learning_rate"]
+        sizes |= {"weight_decay": weight_decay, "learning_rate": 0.0 if rate == "auto" else rate}
         for name, number in sizes.items():
             if not isinstance(number, (int, float)) or not math.isfinite(number) or number < 0:
-                raise ParameterError(name, self, "a finite number of at least 0", number)
+                also = ", or 'auto'" if name == "learning_rate" else ""
+                raise ParameterError(name, self, f"a finite number of at least 0{also}", number)
         self.variant = variant
         self.alignment, self.layer_rule, self.schedule = (chosen[name] for name in CHOICES)
         self.mask_gradients, self.train_mode = bool(chosen["mask_gradients"]), bool(chosen["train_mode"])
-        self.learning_rate, self.steps = float(chosen["learning_rate"]), int(chosen["steps"])
+        self.learning_rate, self.steps = rate, int(chosen["steps"])
         self.top_k, self.layers, self.check_every = top_k, layers, check_every
         self.alignment_weight, self.preservation_weight = alignment_weight, preservation_weight
         self.weight_decay, self.max_grad_norm, self.keep_best = weight_decay, max_grad_norm, keep_best
+        self.aligned = aligned
         self.min_success, self.check_range, self.callbacks = min_success, check_range, tuple(callbacks)
 
     def fit(
@@ -194,19 +202,21 @@ class ActivationTuner:
                     "Search longer, or for another target."
                 )
         x = clean_images.to(model.device, model.dtype)
-        pictures = torch.cat([x, *(t.apply(x) for t in triggers)])
         names = self._candidates(model)
+        n = min(self.aligned or len(x), len(x))
+        # The images that are only held come last: the rest are equal parts, clean and under each trigger.
+        pictures = torch.cat([x[:n], *(t.apply(x[:n]) for t in triggers), x[n:]])
         parts = 1 + len(triggers)
         with torch.no_grad():
-            features, seen = _run(model, pictures, names, parts)
-            original = features[: len(x)] if reference is None else reference.encode_image(x)
+            features, seen = _run(model, pictures, names, parts, n)
+            original = _clean(features, parts, n) if reference is None else reference.encode_image(x)
         self.impact_ = _mean([layer_impact(seen[0], after) for after in seen[1:]])
         self.critical_layers_ = critical_layers(self.impact_, self.layer_rule, self.top_k)  # type: ignore[arg-type]
         self.neuron_masks_ = [self._neurons(seen[0], after) for after in seen[1:]]
         with _trainable(model, self._moving(model), self.train_mode) as moving:
-            self._train(model, pictures, len(x), original, moving)
+            self._train(model, pictures, parts, n, original, moving)
         with torch.no_grad():
-            _, seen = _run(model, pictures, names, parts)
+            _, seen = _run(model, pictures, names, parts, n)
         self.impact_after_ = _mean([layer_impact(seen[0], after) for after in seen[1:]])
         return self
 
@@ -243,7 +253,13 @@ class ActivationTuner:
         return found
 
     def _train(
-        self, model: DualEncoder, pictures: Tensor, n: int, original: Tensor, moving: dict[str, Any]
+        self,
+        model: DualEncoder,
+        pictures: Tensor,
+        parts: int,
+        n: int,
+        original: Tensor,
+        moving: dict[str, Any],
     ) -> None:
         named = model.image_parameters()
         trained = [named[name] for name in moving]
@@ -257,17 +273,20 @@ class ActivationTuner:
         best: dict[str, Tensor] = {}
         if not trained:
             return
-        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
+        self.learning_rate_ = (
+            suggested_rate(model) if self.learning_rate == "auto" else float(self.learning_rate)
+        )
+        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate_, weight_decay=self.weight_decay)
         rate = _schedule(optimizer, self.schedule, self.steps)
         align = relative_alignment if self.alignment == "relative" else mse_alignment
         for step in range(1, self.steps + 1):
-            features, seen = _run(model, pictures, self.critical_layers_, len(pictures) // n)
+            features, seen = _run(model, pictures, self.critical_layers_, parts, n)
             pulls = [
                 align(seen[0], after, masks)
                 for after, masks in zip(seen[1:], self.neuron_masks_, strict=True)
             ]
             alignment = torch.stack(pulls).mean()
-            kept = preservation(features[:n], original)
+            kept = preservation(_clean(features, parts, n), original)
             loss = self.alignment_weight * alignment + self.preservation_weight * kept
             if not bool(torch.isfinite(loss)):
                 raise TrainingError(
@@ -301,14 +320,36 @@ class ActivationTuner:
         self.best_step_ = self.best_step_ or len(self.history_)
 
 
+def suggested_rate(model: DualEncoder) -> float:
+    """Return a learning rate for a model's size: 0.6 times the median of rms / fan-in over the tower's matrices.
+
+    A step of AdamW moves each weight by about the rate, and an output by that times the fan-in; so the output moves by
+    a fixed share of what the weights make of it. For CLIP's widths this is near the paper's 8e-6, for the towers of our
+    bench near 1e-3. Kept within [2e-6, 1e-3].
+
+    Args:
+        model: its image tower is read.
+    """
+    ratios = [
+        float(p.detach().square().mean().sqrt()) / p[0].numel()
+        for p in model.image_parameters().values()
+        if p.dim() > 1
+    ]
+    return min(1e-3, max(2e-6, 0.6 * median(ratios))) if ratios else 2e-6
+
+
 def _run(
-    model: DualEncoder, pictures: Tensor, layers: Sequence[str], parts: int
+    model: DualEncoder, pictures: Tensor, layers: Sequence[str], parts: int, n: int
 ) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """Return the features, and for each of equal parts of the batch its activations."""
+    """Return the features, and the activations of each of the first ``parts`` groups of ``n`` images."""
     with model.activations(layers) as seen:
         features = model.encode_image(pictures)
-        chunks = {name: seen[name].chunk(parts) for name in layers}
+        chunks = {name: torch.split(seen[name][: parts * n], n) for name in layers}
     return features, [{name: pieces[i] for name, pieces in chunks.items()} for i in range(parts)]
+
+
+def _clean(features: Tensor, parts: int, n: int) -> Tensor:
+    return torch.cat([features[:n], features[parts * n :]])
 
 
 def _channels(mask: Tensor) -> Tensor:
