@@ -22,14 +22,21 @@ def decoded(value: Any) -> Any:
     return value
 
 
+def tensor(value: dict[str, Any]) -> torch.Tensor:
+    """Return an array of a golden file as a tensor."""
+    found: torch.Tensor = decoded(value)
+    return found
+
+
+def raw_cases(method: str) -> dict[str, dict[str, Any]]:
+    """Return the cases of a file by name, as they are."""
+    file = Path(__file__).parent / "golden" / f"{method}.json"
+    return {case["name"]: case for case in json.loads(file.read_text(encoding="utf-8"))["cases"]}
+
+
 def cases(method: str) -> dict[str, dict[str, Any]]:
     """Return the cases of a file by name, ``inputs`` and ``outputs`` decoded."""
-    file = Path(__file__).parent / "golden" / f"{method}.json"
-    found = json.loads(file.read_text(encoding="utf-8"))["cases"]
     return {
-        case["name"]: {
-            **case,
-            **{part: decoded(case[part]) for part in ("inputs", "outputs") if part in case},
-        }
-        for case in found
+        name: {**case, **{part: decoded(case[part]) for part in ("inputs", "outputs") if part in case}}
+        for name, case in raw_cases(method).items()
     }

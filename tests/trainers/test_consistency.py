@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,14 @@ from torch.testing import assert_close
 from transformers import Trainer, TrainingArguments
 
 import tunesmith.trainers.consistency as consistency
+from _golden import raw_cases, tensor
 from _tiny_transformers import build
 from tunesmith.core.errors import ParameterError, TrainingError
 from tunesmith.trainers import Consistency, ConsistencyMixin, consistency_loss
 from tunesmith.trainers.consistency import deep_consistency_loss
 from tunesmith.tuners import MosaConfig
 
-CASES = {
-    case["name"]: case
-    for case in json.loads((Path(__file__).parents[1] / "golden" / "mosa.json").read_text())["cases"]
-}
-
-
-def tensor(value: dict[str, Any]) -> torch.Tensor:
-    return torch.tensor(value["data"], dtype=getattr(torch, value["dtype"])).reshape(value["shape"])
+CASES = raw_cases("mosa")
 
 
 def test_R_by_hand() -> None:

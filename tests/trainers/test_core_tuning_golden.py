@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +9,7 @@ import torch
 from torch.nn.functional import linear, normalize
 from torch.testing import assert_close
 
+from _golden import cases
 from tunesmith.trainers.core_tuning import (
     core_tuning_loss,
     exact_label_positives,
@@ -18,21 +17,7 @@ from tunesmith.trainers.core_tuning import (
     hard_pair_mixup,
 )
 
-FILE = Path(__file__).parents[1] / "golden" / "core-tuning.json"
-
-
-def decoded(value: Any) -> Any:
-    if isinstance(value, dict) and "dtype" in value:
-        return torch.tensor(value["data"], dtype=getattr(torch, value["dtype"])).reshape(value["shape"])
-    if isinstance(value, dict):
-        return {name: decoded(item) for name, item in value.items()}
-    return torch.tensor(value) if isinstance(value, float) else value
-
-
-CASES = {
-    case["name"]: {**case, "inputs": decoded(case["inputs"]), "outputs": decoded(case["outputs"])}
-    for case in json.loads(FILE.read_text(encoding="utf-8"))["cases"]
-}
+CASES = cases("core-tuning")
 
 
 def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:

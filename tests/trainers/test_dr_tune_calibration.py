@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 from torch.testing import assert_close
 
+from _golden import raw_cases, tensor
 from tunesmith.core.errors import ParameterError
 from tunesmith.trainers.dr_tune import (
     calibrate,
@@ -26,16 +25,9 @@ from tunesmith.trainers.dr_tune import (
     translate_classes,
 )
 
-CASES = {
-    case["name"]: case
-    for case in json.loads((Path(__file__).parents[1] / "golden" / "dr-tune.json").read_text())["cases"]
-}
+CASES = raw_cases("dr-tune")
 QUARTER = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
 PLANAR = torch.tensor([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0], [-0.6, -0.8]], dtype=torch.float64)
-
-
-def tensor(value: dict[str, Any]) -> torch.Tensor:
-    return torch.tensor(value["data"], dtype=getattr(torch, value["dtype"])).reshape(value["shape"])
 
 
 def banks(K: int, d: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,17 +10,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
+from _golden import raw_cases, tensor
 from tunesmith.core.errors import DataError, ParameterError
 from tunesmith.trainers.dr_tune import DRTuneRegularizer, dr_tune_loss, procrustes_rotation
 
-CASES = {
-    case["name"]: case
-    for case in json.loads((Path(__file__).parents[1] / "golden" / "dr-tune.json").read_text())["cases"]
-}
-
-
-def tensor(value: dict[str, Any]) -> torch.Tensor:
-    return torch.tensor(value["data"], dtype=getattr(torch, value["dtype"])).reshape(value["shape"])
+CASES = raw_cases("dr-tune")
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,19 +9,11 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
+from _golden import raw_cases, tensor
 from tunesmith.trainers.masked_thought import add_mask_token, cosine_then_linear, mask_inputs, mask_rate
 from tunesmith.trainers.masked_thought.noise import eligible_tokens
 
-CASES = {
-    case["name"]: case
-    for case in json.loads((Path(__file__).parents[1] / "golden" / "masked-thought.json").read_text())[
-        "cases"
-    ]
-}
-
-
-def tensor(value: dict[str, Any]) -> torch.Tensor:
-    return torch.tensor(value["data"], dtype=getattr(torch, value["dtype"])).reshape(value["shape"])
+CASES = raw_cases("masked-thought")
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if n.startswith("mask_inputs")])

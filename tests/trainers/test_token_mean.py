@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,18 +15,10 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, Tr
 from transformers.modeling_outputs import CausalLMOutput
 from trl import SFTConfig
 
+from _golden import raw_cases, tensor
 from tunesmith.trainers._trl_compat import Trainer
 
-CASES = {
-    case["name"]: case
-    for case in json.loads((Path(__file__).parents[1] / "golden" / "sft-recipe-guide.json").read_text())[
-        "cases"
-    ]
-}
-
-
-def tensor(value: dict[str, Any]) -> torch.Tensor:
-    return torch.tensor(value["data"], dtype=getattr(torch, value["dtype"])).reshape(value["shape"])
+CASES = raw_cases("sft-recipe-guide")
 
 
 class StandInConfig(PretrainedConfig):

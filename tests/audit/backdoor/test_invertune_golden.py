@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from _golden import raw_cases, tensor
 from tunesmith.audit.backdoor.encoders import DualEncoder
 from tunesmith.audit.backdoor.inversion import official_anchors
 from tunesmith.audit.backdoor.metrics import attack_success_rate, clean_accuracy
@@ -27,18 +26,11 @@ from tunesmith.audit.backdoor.targets import patch_square
 from tunesmith.audit.backdoor.triggers import Trigger
 from tunesmith.audit.backdoor.tuning import ActivationTuner
 
-CASES = {
-    case["name"]: case
-    for case in json.loads((Path(__file__).parents[2] / "golden" / "invertune.json").read_text())["cases"]
-}
+CASES = raw_cases("invertune")
 CLIP = {
     "mean": (0.48145466, 0.4578275, 0.40821073),
     "std": (0.26862954, 0.26130258, 0.27577711),
 }
-
-
-def tensor(array: dict[str, Any]) -> Tensor:
-    return torch.tensor(array["data"], dtype=getattr(torch, array["dtype"])).reshape(array["shape"])
 
 
 class Pooled(nn.Module):
