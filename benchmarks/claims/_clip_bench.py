@@ -227,7 +227,10 @@ ATTACKS: dict[str, tuple[type[Attack], dict[str, Any]]] = {
     "Blended": (Blended, {"alpha": 0.2}),
     "SIG": (SIG, {"delta": 60 / 255, "frequency": 3}),
     "WaNet": (WaNet, {"grid": 4, "strength": 4.0}),
-    "BadEncoder": (BadEncoder, {"size": 4, "epochs": 20, "batch_size": 100, "learning_rate": 0.02}),
+    "BadEncoder": (
+        BadEncoder,
+        {"size": 4, "epochs": 20, "batch_size": 100, "learning_rate": 0.02, "lambda2": 3.0},
+    ),
     "BadCLIP": (BadCLIP, {"size": 4, "epochs": 30, "learning_rate": 0.02}),
 }
 _MAKES_CLEAN = (
