@@ -20,8 +20,8 @@ from tunesmith.trainers.core_tuning import (
 CASES = cases("core-tuning")
 
 
-def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
-    assert_close(found, expected, atol=tolerance, rtol=tolerance, check_dtype=False)
+def close(found: torch.Tensor, expected: torch.Tensor | float, tolerance: float) -> None:
+    assert_close(found, torch.as_tensor(expected), atol=tolerance, rtol=tolerance, check_dtype=False)
 
 
 def mixed(case: dict[str, Any], z: torch.Tensor, **settings: Any) -> Any:
