@@ -178,7 +178,7 @@ def test_arms_are_judged_by_those_that_differ_in_how_they_step_alone(compare, gr
 @pytest.mark.parametrize(
     "compare",
     ["select.type: [random, mig]", "model.id: [a, b]", "tuner.r: [4, 8]", "train.loss: [completion, all]",
-     "train.learning_rate: [1.0e-4, 2.0e-4], overrides: {'0.0002': {select.type: mig}}"],
+     "train.max_steps: [100, 200]", "train.learning_rate: [1.0e-4, 2.0e-4], overrides: {'0.0002': {select.type: mig}}"],
 )  # fmt: skip
 def test_arms_that_cannot_be_judged(compare) -> None:
     with pytest.raises(

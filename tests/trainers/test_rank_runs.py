@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tunesmith.core.errors import DataError, ParameterError
-from tunesmith.trainers.recipe_guide import EarlyRun, rank_runs, read_signals
+from tunesmith.trainers.recipe_guide import EarlyRun, rank_runs, read_signals, samples_after
 
 
 def records(
@@ -53,6 +53,15 @@ def test_a_dominated_run_stops_and_the_rest_are_ranked() -> None:
     assert by_name["loud"].rank is None
     assert by_name["calm"].score == by_name["odd"].score == 3.0
     assert found.ties == [["calm", "odd"]]
+
+
+def test_the_short_last_step_of_an_epoch_is_not_the_size_of_the_next() -> None:
+    seen = [samples_after(step, 10, 4) for step in range(1, 13)]
+    assert seen[-3:] == [34, 38, 40]
+    rows = [{**row, "samples_seen": s} for row, s in zip(records(1.0, 2.0, 12), seen, strict=True)]
+    assert rank_runs({"a": rows}, 43).runs[0].n_records == 12  # the next step would end at 44
+    with pytest.raises(DataError, match="has seen 40 of the window's 44 samples"):
+        rank_runs({"a": rows}, 44)
 
 
 def test_margins_are_strict() -> None:

@@ -63,6 +63,8 @@ def comparable_arms(arms: list[Arm]) -> list[list[Arm]]:
         train = arm.recipe.train
         if train is None or train.type != "sft" or arm.recipe.tuner.type == "lt_sft":  # two trainings in one
             continue
+        if "max_steps" in train.parameters:  # then neither epochs nor samples say how long a run is
+            continue
         same = {k: v for k, v in arm.recipe.model_dump().items() if k not in AFTERWARDS}
         same["train"] = {k: v for k, v in same["train"].items() if k not in STEPPING}
         groups.setdefault(hash_json(same), []).append(arm)

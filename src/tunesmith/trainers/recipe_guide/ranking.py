@@ -252,7 +252,7 @@ def _signals(name: str, records: Sequence[Record], samples: float) -> tuple[floa
             f"the run '{name}' has {n} records within {samples:,.0f} samples, and at least {MIN_RECORDS} are "
             "needed: log every optimiser step, or widen the window."
         )
-    step = int(seen[n - 1] - seen[n - 2])
+    step = np.diff(seen, prepend=0.0).max()  # not the last one: an epoch's last step is shorter
     if n == len(seen) and seen[-1] + step <= samples:
         raise DataError(
             f"the run '{name}' has seen {seen[-1]:,.0f} of the window's {samples:,.0f} samples: train it on, or narrow "
