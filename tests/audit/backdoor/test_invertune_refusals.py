@@ -217,6 +217,8 @@ def test_parameters_of_targets_texts_and_repair(model):
         zero_shot_weights(model, COLOURS, ["a photo"])
     with refused("The 'rounds' parameter of remove_backdoor must be an int of at least 1. Got 0 instead."):
         remove_backdoor(model, x, x, 0, COLOURS, rounds=0)
+    with refused("The 'budget' parameter of remove_backdoor must be in [0, 1]. Got 2 instead."):
+        remove_backdoor(model, x, x, 0, COLOURS, budget=2)
     with refused("No inverted trigger turns more than", TrainingError):
         remove_backdoor(
             model, x, x, 1, COLOURS, forms=(Form(0.001),), inversion={"steps": 1}, min_success=0.99

@@ -6,27 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tunesmith.audit.backdoor.encoders import DualEncoder
 from tunesmith.audit.backdoor.inversion import invert_triggers
 from tunesmith.audit.backdoor.triggers import Form, Trigger
 from tunesmith.audit.backdoor.tuning import ActivationTuner
-from tunesmith.audit.backdoor.zero_shot import zero_shot_weights
+from tunesmith.audit.backdoor.zero_shot import predict, zero_shot_weights
 from tunesmith.core.errors import ParameterError, TrainingError
 from tunesmith.core.seeds import child_seed
 
 __all__ = ["FORMS", "Repair", "remove_backdoor"]
 
 FORMS: tuple[Form, ...] = (
-    Form(),
     Form(max_share=0.05),
     Form(max_mask=0.1),
     Form(max_mask=0.2),
-    Form(max_mask=0.3),
     Form(max_mask=0.0, max_shift=2.0),
+    Form(max_mask=0.0, max_shift=4.0),
 )
-"""Patches large and small, patterns over the whole image, a warp."""
+"""A patch, two strengths of a pattern over the whole image, two of a warp."""
 
 
 @dataclass
@@ -38,6 +38,8 @@ class Repair:
         triggers: of the first round, those of the suspect as it came.
         last_triggers: of the last round.
         rounds: for each round the success of each form's trigger before its tuning.
+        agreement: for each round that was tuned, the share of clean images that the model names as the suspect did.
+        weights: for each of them, the preservation weight.
         tuners: the tuner of each round, with layers, masks and losses.
     """
 
@@ -45,6 +47,8 @@ class Repair:
     triggers: list[Trigger]
     last_triggers: list[Trigger]
     rounds: list[list[float]] = field(default_factory=list)
+    agreement: list[float] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
     tuners: list[ActivationTuner] = field(default_factory=list, repr=False)
 
     @property
@@ -61,12 +65,13 @@ def remove_backdoor(
     class_names: Sequence[str],
     *,
     forms: Sequence[Form] = FORMS,
-    rounds: int = 4,
+    rounds: int = 6,
+    budget: float = 0.015,
     tuner: dict[str, Any] | None = None,
     inversion: dict[str, Any] | None = None,
     templates: Sequence[Any] | None = None,
     text_weights: Tensor | None = None,
-    min_success: float = 0.7,
+    min_success: float = 0.4,
     random_state: int = 0,
 ) -> Repair:
     """Invert triggers of several forms and tune their activations away, in rounds; the model changes in place.
@@ -74,7 +79,10 @@ def remove_backdoor(
     One round with one form is the paper. The rounds and forms are ours: a model has shorter ways to a class than the
     planted one, and a single inverted trigger often takes one of those, most of all where the planted one covers the
     whole image. When the short ways are closed, the next search finds the planted one. Features of clean images are
-    held to those of the suspect in all rounds. It ends early when no form reaches ``min_success`` any more.
+    held to those of the suspect in all rounds, and how firmly is decided by what that costs: where more than ``budget``
+    of the clean images get another name than before, the round is taken back and beta is doubled; where less than half
+    of that does, beta is halved, but never below half of its first value. It ends early when no form reaches
+    ``min_success`` any more.
 
     Time: ``rounds`` times that of `invert_triggers` and of `ActivationTuner.fit`. Memory: one frozen copy.
 
@@ -87,6 +95,7 @@ def remove_backdoor(
         class_names: C names.
         forms: of the triggers.
         rounds: at most.
+        budget: share of ``images`` that may get another name than the suspect gave them.
         tuner: parameters of `ActivationTuner` that differ from `TUNER`.
         inversion: parameters of `invert_triggers` that differ from `INVERSION`.
         templates: see `zero_shot_weights`.
@@ -95,32 +104,47 @@ def remove_backdoor(
         random_state: of everything drawn.
 
     Raises:
-        ParameterError: as `invert_triggers`; no round.
+        ParameterError: as `invert_triggers`; no round, a budget outside [0, 1].
         DataError: values outside the normalised range.
         TrainingError: in the first round no trigger reaches ``min_success``: there is nothing to tune on.
     """
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise ParameterError("rounds", "remove_backdoor", "an int of at least 1", rounds)
+    if not 0 <= budget <= 1:
+        raise ParameterError("budget", "remove_backdoor", "in [0, 1]", budget)
     W = zero_shot_weights(model, class_names, templates) if text_weights is None else text_weights
     original = model.copy()
+    named = predict(original, images, W)
+    settings = {**TUNER, **(tuner or {}), "min_success": min_success}
+    beta = settings.pop("preservation_weight")
+    least = beta / 2
+    parameters = model.image_parameters()
     repair: Repair | None = None
     for i in range(rounds):
         triggers = invert_triggers(
             model, images, target, class_names, forms=forms, text_weights=W,
             random_state=child_seed(random_state, "round", i), **{**INVERSION, **(inversion or {})},
         )  # fmt: skip
-        c = triggers[0].target
         if repair is None:
-            repair = Repair(c, triggers, triggers)
+            repair = Repair(triggers[0].target, triggers, triggers)
         repair.last_triggers = triggers
         repair.rounds.append([t.success for t in triggers])
         working = [t for t in triggers if t.success >= min_success]
         if not working:
             break
-        settings = {**TUNER, **(tuner or {}), "min_success": min_success}
-        repair.tuners.append(
-            ActivationTuner(**settings).fit(model, working, tuning_images, reference=original)
-        )
+        before = {name: p.detach().clone() for name, p in parameters.items()}
+        step = ActivationTuner(**settings, preservation_weight=beta)
+        repair.tuners.append(step.fit(model, working, tuning_images, reference=original))
+        kept = float((predict(model, images, W) == named).float().mean())
+        repair.agreement.append(kept)
+        repair.weights.append(beta)
+        if 1 - kept > budget:
+            with torch.no_grad():
+                for name, p in parameters.items():
+                    p.copy_(before[name])
+            beta *= 2
+        elif 1 - kept < budget / 2:
+            beta = max(beta / 2, least)
     assert repair is not None
     if not repair.tuners:
         best = 100 * max(repair.rounds[0])
@@ -137,4 +161,6 @@ INVERSION: dict[str, Any] = {
 """Short searches: several rounds of them find more than one long search does. SSIM is left out: it hardly changes
 where the search ends, and costs a third of the time of small images."""
 
-TUNER: dict[str, Any] = {"steps": 25, "keep_best": False, "schedule": "constant"}
+TUNER: dict[str, Any] = {
+    "steps": 25, "keep_best": False, "schedule": "constant", "preservation_weight": 1.0, "aligned": 40,
+}  # fmt: skip

@@ -34,12 +34,13 @@ SEARCHES: dict[str, Form] = {
     "patch": Form(max_share=0.02),
     "pattern": Form(max_mask=0.1),
     "warp": Form(max_mask=0.0, max_shift=2.0),
+    "slight warp": Form(max_mask=0.0, max_shift=1.0),
 }
 """A small mask anywhere, a faint pattern over the whole image, a bent image: the bounds that are tried first."""
 
 # Half of the classes are reached by less than this cosine margin where a bound tells classes apart: above it a model is
 # so brittle that the bound is halved, below the second number nothing moves and it is doubled.
-TELLING = (-0.1, -0.45)
+TELLING = (0.2, -0.45)
 
 
 @dataclass(frozen=True)
@@ -174,12 +175,12 @@ def identify_target(
     patch_share: float = 0.03,
     restarts: int = 2,
     steps: int = 30,
-    levels: int = 3,
+    levels: int = 2,
     learning_rate: float = 0.2,
     batch_size: int = 16,
     temperature: float = 0.07,
     max_candidates: int = 16,
-    threshold: float = 2.0,
+    threshold: float = 1.5,
     random_state: int = 0,
 ) -> TargetReport:
     """Name the class that a planted trigger leads to, or say that no single one stands out (stage 1).
@@ -192,8 +193,8 @@ def identify_target(
     3. The class that stands out most in any search is named if it is easier than the second there by ``threshold``
        spreads of the others.
 
-    Time: ``steps`` passes of searches x levels x candidates x batch_size images, and a forward pass of all images for each
-    candidate in each search and for each probe.
+    Time: ``steps`` passes of searches x levels x candidates x batch_size images, and a forward pass of all images for
+    each candidate in each search and for each probe.
 
     Args:
         model: is left as it was.

@@ -1,0 +1,296 @@
+"""The claim of InverTune at small scale: six attacks on two towers of small CLIP-type models of digits.
+
+    python benchmarks/claims/invertune.py [seed ...]       (repeat until it says that nothing is missing)
+
+Models, splits and attacks are those of _clip_bench.py; the target is drawn per seed. The defence gets the 150 images
+for inversion and the 150 for tuning, no labels; attack success and accuracy are measured on 497 test images that it
+never saw. "InverTune, target given" is remove_backdoor on the true target; "target looked for" on the class that
+identify_target names (none: nothing is done). "One trigger, one round" is the paper's chain with the alignment of the
+authors' code on 64 images, given the true target; "MSE, masked" is the same with the paper's alignment, layer rule and
+gradient mask. Controls: contrastive fine-tuning on the tuning images with their captions at two learning rates; in
+place of the inverted triggers random ones with the same sums of masks, tuned on in as many rounds; the planted trigger
+itself in one round of 100 steps (upper bound). Settings were chosen on seed 100.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import replace
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from _claim import save
+from _clip_bench import ATTACKS, CLASSES, TEMPLATES, TOWERS, captions, clean, poisoned, split, target_of
+from _parts import stretch
+
+from tunesmith.audit.backdoor import (
+    ActivationTuner,
+    attack_success_rate,
+    attacks,
+    clean_accuracy,
+    identify_target,
+    invert_trigger,
+    remove_backdoor,
+    zero_shot_weights,
+)
+from tunesmith.audit.backdoor.auditing import wilson
+from tunesmith.audit.backdoor.repair import TUNER
+from tunesmith.core.errors import TrainingError
+from tunesmith.core.seeds import child_seed
+from tunesmith.metrics.bootstrap import paired_bootstrap
+
+SEEDS = range(5)
+NONE, OURS, ALONE = "no defence", "InverTune, target given", "InverTune, target looked for"
+ONE, MSE = "one trigger, one round", "MSE, masked, one round"
+RANDOM, TRUE = "random triggers", "the planted trigger"
+RATES = {"fine-tuning, 1e-4": 1e-4, "fine-tuning, 1e-3": 1e-3}
+ARMS = (NONE, OURS, ALONE, ONE, MSE, *RATES, RANDOM, TRUE)
+
+
+class Planted:
+    """The planted trigger in the place of an inverted one."""
+
+    success = 1.0
+
+    def __init__(self, model: Any, attack: Any) -> None:
+        self.model, self.attack = model, attack
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """Return normalised images with the trigger."""
+        return self.model.normalise(self.attack.apply(self.model.denormalise(x).clamp(0, 1)))
+
+
+def at_random(trigger: Any, model: Any, seed: int) -> Any:
+    """Return a trigger of the same form and the same sum of its mask, otherwise drawn."""
+    draws = torch.Generator().manual_seed(seed)
+    most = trigger.form.max_mask
+    mask = most * torch.rand(trigger.mask.shape, generator=draws).pow(4)  # sparse, as inverted masks are
+    if float(trigger.mask.sum()) > 0:
+        for _ in range(20):  # entries at the bound take no more
+            mask = (mask * trigger.mask.sum() / mask.sum()).clamp(max=most)
+    pattern = model.low + (model.high - model.low) * torch.rand(mask.shape, generator=draws)
+    shifts = trigger.shifts
+    if shifts is not None:
+        drawn = torch.randn(shifts.shape, generator=draws)
+        shifts = drawn * shifts.abs().mean() / drawn.abs().mean()
+    return replace(trigger, mask=mask, pattern=pattern, shifts=shifts, success=1.0)
+
+
+def run(job: str) -> dict[str, Any]:
+    """One model: what the defence and the controls do to it."""
+    seed_text, tower, attack_name = job.split("/")
+    seed = int(seed_text)
+    data, target = split(seed), target_of(seed)
+    model, attack = (
+        (clean(tower, seed), None) if attack_name == "clean" else poisoned(tower, attack_name, seed)
+    )
+    W = zero_shot_weights(model, CLASSES, TEMPLATES)
+    search, tune, test = (model.normalise(x) for x in (data.inversion, data.tuning, data.test))
+    begin = time.process_time()
+    report = identify_target(model, search, CLASSES, text_weights=W, random_state=seed)
+    found: dict[str, Any] = {
+        "suspect": report.suspect, "named": report.target, "margin": round(report.margin, 3), "search": report.search,
+        "margins": {name: [c, round(m, 3)] for name, (c, m) in report.margins.items()}, "votes": report.votes,
+        "target": target, "identify_s": round(time.process_time() - begin, 1),
+    }  # fmt: skip
+    if attack is None:
+        return found
+
+    def judged(tuned: Any) -> list[float]:
+        accuracy = clean_accuracy(tuned, test, data.test_y, W)
+        return [
+            round(accuracy, 4), round(attack_success_rate(tuned, test, data.test_y, attack, target, W), 4)
+        ]  # fmt: skip
+
+    arms = {NONE: judged(model)}
+    begin = time.process_time()
+    fixed = model.copy()
+    done = remove_backdoor(fixed, search, tune, target, CLASSES, text_weights=W, random_state=seed)
+    found["remove_s"] = round(time.process_time() - begin, 1)
+    arms[OURS] = judged(fixed)
+    # End to end: the class that was named, right or wrong; none: the model stays as it is.
+    arms[ALONE] = arms[OURS] if report.target == target else arms[NONE]
+    if report.target not in (None, target):
+        misled = model.copy()
+        try:
+            remove_backdoor(misled, search, tune, report.target, CLASSES, text_weights=W, random_state=seed)
+            arms[ALONE] = judged(misled)
+        except TrainingError as error:  # no trigger leads to that class: nothing was done
+            found["misled"] = str(error)
+    found["rounds"] = [[round(share, 3) for share in row] for row in done.rounds]
+    found["weights"] = done.weights
+    trigger = invert_trigger(model, search, target, CLASSES, text_weights=W, random_state=seed)
+    found["inverted"] = round(attack_success_rate(model, test, data.test_y, trigger, target, W), 4)
+    found["mask_l1"] = round(trigger.mask_l1, 1)
+    once: dict[str, Any] = {"steps": 100, "min_success": 0, "learning_rate": "auto"}
+    for name, tuner in {
+        ONE: ActivationTuner(**once),
+        MSE: ActivationTuner("paper", **once),
+    }.items():
+        tuned = model.copy()
+        tuner.fit(tuned, trigger, tune[:64])
+        arms[name] = judged(tuned)
+    tuned = model.copy()
+    ActivationTuner(**{**TUNER, **once}).fit(tuned, [Planted(model, attack)], tune)  # type: ignore[list-item]
+    arms[TRUE] = judged(tuned)
+    tuned = model.copy()
+    for i in range(len(done.tuners)):
+        drawn = [at_random(t, model, child_seed(seed, "random", i, j)) for j, t in enumerate(done.triggers)]
+        ActivationTuner(**TUNER).fit(tuned, drawn, tune, reference=model)
+    arms[RANDOM] = judged(tuned)
+    for name, rate in RATES.items():
+        tuned = model.copy()
+        tuned.model.requires_grad_(True)
+        attacks.fine_tune(
+            tuned, data.tuning, captions(data.tuning_y, seed), data.tuning_y, epochs=30, batch_size=50,
+            learning_rate=rate, random_state=seed,
+        )  # fmt: skip
+        # The texts move too: its own are used to judge it.
+        own = zero_shot_weights(tuned, CLASSES, TEMPLATES)
+        arms[name] = [
+            round(clean_accuracy(tuned, test, data.test_y, own), 4),
+            round(attack_success_rate(tuned, test, data.test_y, attack, target, own), 4),
+        ]
+    found["arms"] = arms
+    return found
+
+
+def summary(done: dict[str, Any]) -> dict[str, Any]:
+    """Return rows and figures of all models that are done."""
+    found = {job: value for job, value in done.items() if not job.endswith("/clean")}
+    seeds = sorted({job.split("/")[0] for job in found}, key=int)
+    rows = []
+    for tower in TOWERS:
+        for attack in ATTACKS:
+            runs = [
+                found[f"{seed}/{tower}/{attack}"] for seed in seeds if f"{seed}/{tower}/{attack}" in found
+            ]
+            for arm in ARMS:
+                rows.append(
+                    {"tower": tower, "attack": attack, "arm": arm, **_row([r["arms"] for r in runs], arm)}
+                )
+    whole = [{"arm": arm, **_row([r["arms"] for r in found.values()], arm)} for arm in ARMS]
+    before, after = ([r["arms"][arm] for r in found.values()] for arm in (NONE, OURS))
+    against = []
+    for arm in (*RATES, RANDOM, ONE, MSE):
+        pairs = paired_bootstrap(
+            [r["arms"][arm][1] for r in found.values()], [r["arms"][OURS][1] for r in found.values()]
+        )
+        against.append(
+            {
+                "arm": arm,
+                "attack success minus InverTune's, points": round(100 * pairs["delta"], 1),
+                "low": round(100 * pairs["low"], 1),
+                "high": round(100 * pairs["high"], 1),
+            }
+        )
+    clean_runs = [value for job, value in done.items() if job.endswith("/clean")]
+    alarms = [value["named"] is not None for value in clean_runs]
+    hits = [value["named"] == value["target"] for value in found.values()]
+    easiest = [value["suspect"] == value["target"] for value in found.values()]
+    paper = [
+        value["votes"][probe] == value["target"]
+        for value in found.values()
+        for probe in ("patch", "whole image")
+    ]
+    return {
+        "models": len(found),
+        "cut": 1 - fmean(a[1] for a in after) / fmean(b[1] for b in before),
+        "drop": fmean(b[0] for b in before) - fmean(a[0] for a in after),
+        "hits": _share(hits),
+        "easiest": _share(easiest),
+        "paper": _share(paper),
+        "alarms": _share(alarms),
+        "seconds": [value["identify_s"] + value["remove_s"] for value in found.values()],
+        "rows": rows,
+        "whole": whole,
+        "against": against,
+        "seeds": [int(seed) for seed in seeds],
+    }
+
+
+def _row(runs: list[dict[str, list[float]]], arm: str) -> dict[str, Any]:
+    accuracy, success = ([100 * run[arm][i] for run in runs] for i in (0, 1))
+    cut = 1 - fmean(success) / fmean(100 * run[NONE][1] for run in runs)
+    return {
+        "accuracy": round(fmean(accuracy), 1),
+        "attack success": round(fmean(success), 1),
+        "sd": round(stdev(success), 1) if len(success) > 1 else None,
+        "most": round(max(success), 1),
+        "cut %": round(100 * cut, 1),
+        "accuracy lost": round(fmean(100 * run[NONE][0] for run in runs) - fmean(accuracy), 1),
+    }
+
+
+def _share(values: list[bool]) -> dict[str, Any]:
+    share, low, high = wilson(fmean(values), len(values))
+    return {"of": len(values), "share": round(share, 3), "low": round(low, 3), "high": round(high, 3)}
+
+
+def says(share: dict[str, Any]) -> str:
+    """Return one share with its interval."""
+    low, mid, high = (100 * share[key] for key in ("low", "share", "high"))
+    return f"{mid:.0f} % of {share['of']} ({low:.0f} to {high:.0f})"
+
+
+def main() -> None:
+    """Run what is missing; write docs/claims/invertune.json from the seeds that are whole."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    jobs = [
+        f"{seed}/{tower}/{attack}" for seed in SEEDS for tower in TOWERS for attack in ("clean", *ATTACKS)
+    ]
+    done = stretch("invertune", jobs, run)
+    write(done)
+
+
+def write(done: dict[str, Any]) -> None:
+    """Write the claim."""
+    s = summary(done)
+    of_rows = {arm: [row for row in s["rows"] if row["arm"] == arm] for arm in (NONE, OURS)}
+    met = [row for row in of_rows[OURS] if row["cut %"] >= 97 and row["accuracy lost"] <= 3]
+    missed = [
+        f"{row['attack']} on the {row['tower']} ({row['cut %']:.1f} %, {row['accuracy lost']:.1f} points)"
+        for row in of_rows[OURS]
+        if row not in met
+    ]
+    against = {row["arm"]: row["attack success minus InverTune's, points"] for row in s["against"]}
+    holds = s["cut"] >= 0.97 and s["drop"] <= 0.03
+    verdict = (
+        f"Over {s['models']} poisoned models, their target given, attack success falls by {100 * s['cut']:.1f} % and "
+        f"accuracy by {100 * s['drop']:.1f} points (the paper: 97.87 % and 3.07 points). Of {len(of_rows[OURS])} "
+        f"rows of attack and tower {len(met)} reach 97 % at 3 points or less"
+        + (f"; not: {', '.join(missed)}. " if missed else ". ")
+        + f"The target is named in {says(s['hits'])}; a clean model is accused in {says(s['alarms'])}. More attack "
+        f"success is left by {', '.join(f'{arm} ({value:+.1f} points)' for arm, value in against.items())}."
+    )
+    save(
+        "invertune",
+        {
+            "title": "InverTune on small CLIP-type models of digits",
+            "claim": "Inverting a trigger and tuning the activations it excites cuts attack success by 97.87 % on "
+            "average at 3.07 points of clean accuracy, for six attacks.",
+            "verdict": verdict,
+            "holds": holds,
+            "target": f"cut of at least 97 % at 3 points or less: {'met' if holds else 'missed'} on average; target "
+            f"named in at least 95 %: {'met' if s['hits']['share'] >= 0.95 else 'missed'}; false alarms at most 5 %: "
+            f"{'met' if s['alarms']['share'] <= 0.05 else 'missed'}",
+            "setting": " ".join((__doc__ or "").split("\n\n")[2].split()),
+            "seeds": s["seeds"],
+            "target named": s["hits"],
+            "easiest class is the target": s["easiest"],
+            "the untargeted probes' class is the target": s["paper"],
+            "false alarms on clean models": s["alarms"],
+            "seconds of the defence": f"{fmean(s['seconds']):.0f} on average, {max(s['seconds']):.0f} at most",
+            "all models": s["whole"],
+            "against": s["against"],
+            "results": s["rows"],
+            "command": "python benchmarks/claims/invertune.py",
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
