@@ -1,17 +1,19 @@
 """The claim of masked thought on sums told step by step: against plain fine-tuning, more of it, and noise elsewhere.
 
-    python benchmarks/claims/masked_thought.py        (about 20 minutes; run again until done)
+    python benchmarks/claims/masked_thought.py [seeds]        (about 20 minutes for 6; run again until done)
 
 A decoder from scratch (2 layers, width 64) learns 2,000 chains: 4 or 5 numbers are given by letter, three are added
 modulo 10, each step restates the number and the running sum. Batches of 48, AdamW, 3e-3 with a cosine, no choice by
 test data. Masked thought (MFT) has p_max 0.3, random tokens, warm-up over two thirds of the steps. NEFTune has alpha 5.
 Plain fine-tuning (SFT) for as many steps as MFT is the control. "recovered" is the share of running sums that use the
-question's number after a wrong copy of it was put into the chain, at the first and at the second number. "one number
+question's number after a wrong copy of it was put into the chain, at the first and at the second number (a model that
+has not learned to add has a tenth of the second right by chance; one that follows the wrong copy none). "one number
 more" asks with six numbers, which no training question had. 400 test questions; 200 with six.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from torch.nn import functional
 from tunesmith.trainers import MaskedThoughtCollator
 from tunesmith.trainers.masked_thought import mask_rate
 
-SEEDS = range(6)
+SEEDS = range(int(sys.argv[1]) if len(sys.argv) > 1 else 6)
 ROWS, BATCH, RATE = 2000, 48, 3e-3
 P_MAX, WARMUP = 0.3, 2 / 3
 SHORT, LONG = 1100, 2600
@@ -81,7 +83,7 @@ def main() -> None:
 
     measures = {name: by_arm(name) for name in done[f"{ARMS[0]}; seed 0"]}
     intervals = []
-    for name in ("first recovered", "second recovered", "answers", "answers, one number more"):
+    for name in ("first recovered", "second recovered", "answers"):
         for arm in ARMS:
             kind, steps = arm.split(", ", 1)
             if kind != "MFT":
@@ -94,16 +96,20 @@ def main() -> None:
             *(measures["training loss"][f"{k}, {steps:,} steps"] for k in ("MFT", "SFT")), strict=True
         )
     )
+    answers = [row for row in intervals if row["setting"] == "answers"]
+    most = max(float(np.mean(values)) for values in measures["answers, one number more"].values())
     clauses = "; ".join(f"{row['setting']}: {says(row)}" for row in intervals)
     save(
         "masked-thought",
         {
             "title": "Masked thought on chains of sums",
             "claim": "A model trained with tokens of the reasoning hidden leans less on what it has just written and "
-            "more on the question, and answers at least as well after enough steps.",
+            "more on the question.",
             "verdict": f"A wrongly copied number is overruled by the question more often in "
-            f"{sum(row['low'] > 0 for row in claimed)} of {len(claimed)} comparisons. The training loss is higher in "
-            f"{'every' if higher else 'not every'} pair of runs, as expected. {clauses}.",
+            f"{sum(row['low'] > 0 for row in claimed)} of {len(claimed)} comparisons, and right answers are fewer in "
+            f"{sum(row['high'] < 0 for row in answers)} of {len(answers)} at equal steps. The training loss is "
+            f"higher in {'every' if higher else 'not every'} pair of runs, as expected. With one number more than in training "
+            f"the best arm answers {most:.0%}. {clauses}.",
             "holds": all(row["low"] > 0 for row in claimed),
             "setting": " ".join(" ".join((__doc__ or "").split("\n\n")[2:]).split()),
             "seeds": list(SEEDS),

@@ -1,6 +1,6 @@
 """Masked thought with a small language model on sums of reasoning-gym, told step by step.
 
-    python benchmarks/claims/masked_thought_lm.py        (about 15 minutes; run again until done)
+    python benchmarks/claims/masked_thought_lm.py [seeds]        (about 15 minutes; run again until done)
 
 SmolLM2-135M-Instruct in bfloat16 gets LoRA (rank 16 on all linear layers, float32) from 128 tasks of reasoning-gym's
 chain_sum with 3 or 4 terms of one or two digits; the chain adds term by term. Two epochs, batches of 8, AdamW, 1e-3
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 import warnings
 from typing import Any
 
@@ -26,7 +27,7 @@ from _parts import RUNS, stretch
 from tunesmith.trainers import MaskedThoughtMixin
 from tunesmith.trainers._trl_compat import Trainer
 
-SEEDS = range(3)
+SEEDS = range(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
 ARMS = {"SFT": 0.0, "MFT": 0.2}
 ROWS, TESTS, EPOCHS, BATCH = 128, 60, 2, 8
 OPTIONS = {"min_terms": 3, "max_terms": 4, "min_digits": 1, "max_digits": 2}
