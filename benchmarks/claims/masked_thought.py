@@ -108,8 +108,8 @@ def main() -> None:
             "verdict": f"A wrongly copied number is overruled by the question more often in "
             f"{sum(row['low'] > 0 for row in claimed)} of {len(claimed)} comparisons, and right answers are fewer in "
             f"{sum(row['high'] < 0 for row in answers)} of {len(answers)} at equal steps. The training loss is "
-            f"higher in {'every' if higher else 'not every'} pair of runs, as expected. With one number more than in training "
-            f"the best arm answers {most:.0%}. {clauses}.",
+            f"higher in {'every' if higher else 'not every'} pair of runs, as expected. With one number more than in "
+            f"training the best arm answers {most:.0%}. {clauses}.",
             "holds": all(row["low"] > 0 for row in claimed),
             "setting": " ".join(" ".join((__doc__ or "").split("\n\n")[2:]).split()),
             "seeds": list(SEEDS),
