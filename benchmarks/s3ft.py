@@ -2,9 +2,9 @@
 
     python benchmarks/s3ft.py        (about 10 minutes; run again until done)
 
-The first 64 prompts of the messy demo pool, of mixed length, the 135M demo model, greedy, at most 48 new tokens, one
+The first 48 prompts of the messy demo pool, of mixed length, the 135M demo model, greedy, at most 24 new tokens, one
 thread, processor time; each arm in a process of its own, loading not counted. "row by row" is transformers' `generate`
-on one prompt after the other, "batches in the order given" the same on 64 padded prompts at a time, "tunesmith" is
+on one prompt after the other, "batches in the order given" the same on all of them padded, "tunesmith" is
 `selective_self_targets` with the model as generator and a judge that always says yes, so that each row is generated
 once: batches by length, keeping every reply on disk, choosing and the rows included. Equal are the texts to those of
 row by row in the same type; rounding differs with the size of a batch, in bfloat16 by far more than in float32, and
@@ -23,7 +23,7 @@ from _common import isolated, machine, save, serve_part, versions
 sys.path.insert(0, str(Path(__file__).parent / "claims"))
 from _parts import stretch
 
-ROWS, NEW, BATCH = 64, 48, 64
+ROWS, NEW, BATCH = 48, 24, 64
 ARMS = ("row by row", "batches in the order given", "tunesmith")
 DTYPES = ("float32", "bfloat16")
 
