@@ -128,6 +128,16 @@ def test_searches_in_one_batch_are_the_searches_alone(suspect):
             torch.testing.assert_close(alone.masks[0], both.masks[r], atol=1e-4, rtol=0)
 
 
+def test_groups_that_fit_into_memory_change_nothing(suspect, monkeypatch):
+    x = suspect.normalise(pictures(16, 5)[0])
+    forms = (Form(), Form(0.2), Form(0.0, 2.0))
+    whole = invert_triggers(suspect, x, TARGET, COLOURS, templates=TEMPLATES, forms=forms, steps=5)
+    monkeypatch.setattr("tunesmith.audit.backdoor.search.PIXELS", 1)
+    single = invert_triggers(suspect, x, TARGET, COLOURS, templates=TEMPLATES, forms=forms, steps=5)
+    for a, b in zip(whole, single, strict=True):
+        torch.testing.assert_close(a.mask, b.mask, atol=1e-4, rtol=0)
+
+
 def test_an_inverted_trigger_reaches_the_target(suspect, tmp_path):
     x, _ = pictures(64, 5)
     before = state(suspect)

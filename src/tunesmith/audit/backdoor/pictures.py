@@ -17,6 +17,7 @@ __all__ = ["draw_ease", "draw_impact", "draw_trigger"]
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"  # told apart by readers with any colour vision
 EXAMPLES = 5
+SEARCHES = 4
 
 
 def draw_trigger(model: DualEncoder, trigger: Trigger, images: Tensor, names: list[tuple[str, str]]) -> bytes:
@@ -51,8 +52,8 @@ def draw_trigger(model: DualEncoder, trigger: Trigger, images: Tensor, names: li
 
 
 def draw_ease(report: TargetReport) -> bytes:
-    """Return a PNG: for each search how easily each class that was compared is reached, the suspect in orange."""
-    names = list(report.ease)
+    """Return a PNG: how easily each class is reached in the four searches of largest margin, the suspect in orange."""
+    names = sorted(report.ease, key=lambda name: -report.margins[name][1])[:SEARCHES]
     figure = _figure(2.3 * len(names), 2.9)
     axes = figure.subplots(1, len(names), squeeze=False)[0]
     for ax, name in zip(axes, names, strict=True):

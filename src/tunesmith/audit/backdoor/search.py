@@ -19,6 +19,7 @@ from tunesmith.audit.backdoor.zero_shot import image_features
 __all__ = ["WEIGHTS", "Found", "frozen", "optimise_triggers", "success_rates", "within"]
 
 WEIGHTS = (5.0, 0.5, 1.0, 0.01)
+PIXELS = 64 * 224 * 224  # of one pass forward and backward: what 64 images of CLIP have
 SETTLED = 0.9  # a mask that keeps this share of its sum from one check to the next shrinks no more
 
 
@@ -72,7 +73,8 @@ def optimise_triggers(
     nothing of a backdoor. The loop ends when all searches have had enough, or have not risen for ``patience`` checks,
     and their masks shrink no more.
 
-    Time: ``steps`` forward and backward passes of R x batch_size images, backward to the input only.
+    Time: ``steps`` forward and backward passes of R x batch_size images, backward to the input only. Memory: that of
+    one pass of 64 images of 224 pixels, or of one batch if that is more.
 
     Args:
         model: frozen by the caller.
@@ -122,19 +124,22 @@ def optimise_triggers(
     shrunk_from = m.detach().flatten(1).sum(dim=1).cpu()
     history: list[list[dict[str, float]]] = [[] for _ in m]
     order = _orders(len(x), min(batch_size, len(x)), generator)
+    group = max(1, PIXELS // (min(batch_size, len(x)) * x.shape[-2] * x.shape[-1]))
+    rows = [slice(k, k + group) for k in range(0, len(m), group)]
     for step in range(1, steps + 1):
         batch = x[next(order)]
-        under = batch[None]
-        if bending:
-            fields = v[:, None].expand(-1, len(batch), -1, -1, -1).flatten(0, 1)
-            under = bend(batch.repeat(len(m), 1, 1, 1), fields).view(len(m), *batch.shape)
-        mixed = blend(under, m[:, None], t[:, None])  # (R, B, 3, H, W)
-        z = F.normalize(model.encode_image(mixed.flatten(0, 1)), dim=-1).view(len(m), len(batch), -1)
-        losses = _losses(
-            model, z, text_weights, labels, anchors, mixed, batch, m, weights, temperature, official
-        )
         optimizer.zero_grad()
-        torch.autograd.backward(losses.sum(), inputs=learned)
+        parts = []
+        for some in rows:  # searches are independent: in groups that fit into memory
+            mixed = _mixed(batch, m[some], t[some], v[some] if bending else None)  # (R', B, 3, H, W)
+            z = F.normalize(model.encode_image(mixed.flatten(0, 1)), dim=-1).view(*mixed.shape[:2], -1)
+            part = _losses(
+                model, z, text_weights, labels[some], anchors[some], mixed, batch, m[some], weights, temperature,
+                official,
+            )  # fmt: skip
+            torch.autograd.backward(part.sum(), inputs=learned)
+            parts.append(part.detach())
+        losses = torch.cat(parts)
         optimizer.step()
         with torch.no_grad():
             m.copy_(torch.minimum(within(m, most), bound))
@@ -150,7 +155,7 @@ def optimise_triggers(
             old[rank >= best] = new[rank >= best]
         waited = torch.where(rank > best, 0, waited + 1)
         best = torch.maximum(best, rank)
-        _note(history, step, losses.detach(), m.detach(), found)
+        _note(history, step, losses, m.detach(), found)
         size = m.detach().flatten(1).sum(dim=1).cpu()
         settled, shrunk_from = size >= SETTLED * shrunk_from, size
         if bool((((best >= enough) | (waited >= patience)) & settled).all()):
@@ -158,6 +163,15 @@ def optimise_triggers(
     if held_out is None:
         kept = [p.detach() for p in (m, t, v)]
     return Found(kept[0], kept[1], kept[2] if bending else None, success, history)
+
+
+def _mixed(batch: Tensor, m: Tensor, t: Tensor, v: Tensor | None) -> Tensor:
+    """Return the batch under each of R triggers, (R, B, 3, H, W)."""
+    under = batch[None]
+    if v is not None:
+        fields = v[:, None].expand(-1, len(batch), -1, -1, -1).flatten(0, 1)
+        under = bend(batch.repeat(len(m), 1, 1, 1), fields).view(len(m), *batch.shape)
+    return blend(under, m[:, None], t[:, None])
 
 
 def within(masks: Tensor, most: Tensor) -> Tensor:

@@ -234,7 +234,7 @@ def identify_target(
     common: dict[str, Any] = {"batch_size": batch_size, "temperature": temperature, "generator": draws}
     with frozen(model):
         clean = (image_features(model, x) @ W.T).argmax(dim=1)
-        counts = clean.bincount(minlength=len(names))
+        counts = clean.bincount(minlength=len(names)).cpu()
         masks = _probe_masks(model, patch_share, strength, restarts).to(x)
         patterns = universal_probes(model, x, W, masks, steps=steps, learning_rate=learning_rate, **common)
         shares, changes, relatives = {}, {}, {}
@@ -242,7 +242,7 @@ def identify_target(
             moved = torch.zeros_like(counts)
             for r in range(i * restarts, (i + 1) * restarts):
                 features = image_features(model, blend(x, masks[r], patterns[r]))
-                moved += (features @ W.T).argmax(dim=1).bincount(minlength=len(names))
+                moved += (features @ W.T).argmax(dim=1).bincount(minlength=len(names)).cpu()
             changes[probe], relatives[probe] = share_changes(counts, moved)
             shares[probe] = moved.double() / moved.sum()
         growth = torch.stack(list(changes.values())).amax(dim=0)

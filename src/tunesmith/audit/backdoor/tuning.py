@@ -62,8 +62,8 @@ class ActivationTuner:
     layers move); ``"default"`` aligns like the code, but normalisation layers keep their statistics, the rate falls
     once, and it suits small models: see ``learning_rate``.
 
-    Time: ``steps`` forward and backward passes of (1 + number of triggers) batches. Memory: a frozen copy of the model,
-    activations of the candidate layers.
+    Time: ``steps`` forward and backward passes of (1 + number of triggers) batches. Memory: all of these images are one
+    pass, for means over the batch are compared; ``aligned`` makes it smaller.
 
     Args:
         variant: ``"default"``, ``"official"`` or ``"paper"``.
