@@ -1,6 +1,6 @@
 """The claims of the recipe guide at small scale: stacked or phased data, batches, and what early signals foretell.
 
-    python benchmarks/claims/sft_recipe_guide.py        (about 8 minutes; run again until done)
+    python benchmarks/claims/sft_recipe_guide.py        (about 17 minutes; run again until done)
 
 A decoder of 2 blocks (width 64, characters) is pre-trained on English prose and on copying, then learns three skills of
 1,000 rows each: reverse a word, add two numbers, look up a key. 24,000 rows seen in every run, AdamW with betas 0.9 and
@@ -43,6 +43,7 @@ from tunesmith.trainers.recipe_guide import samples_after
 SEEDS = range(6)
 SAMPLES, WINDOW = 24_000, 6_000
 RATES, BATCHES = (3e-4, 1e-3, 3e-3), (16, 128, 512)
+ARMS = {"stacked": 0.0, "phased": 0.0, "phased with 1 % replay": 0.01}  # arm -> replay
 SWEEPS = {"16 and 512": (16, 512), "16 and 128": (16, 128), "all three": BATCHES}
 
 
@@ -94,57 +95,85 @@ class Best:
             self.score, self.state = self.curve[-1], copy.deepcopy(net.state_dict())
 
 
-def run(seed: int) -> dict[str, Any]:
-    """Return what the arms of one seed reached."""
+def begin(seed: int) -> tuple[GPT, list[Any], dict[str, Any], dict[str, Any], torch.Tensor]:
+    """Return the pre-trained network, the phases, validation and test rows per skill, and the held-out text."""
     torch.set_num_threads(1)
     text, held = texts()
-    train_rows, validation, test = {}, {}, {}
+    phases, validation, test = [], {}, {}
     for skill in SKILLS:
         held_rows, prompts = skill_rows(skill, 2 * HELD, 1000 + seed)
         validation[skill] = tensors(held_rows.select(range(HELD)))
         test[skill] = tensors(held_rows.select(range(HELD, 2 * HELD)))
-        train_rows[skill], _ = skill_rows(skill, ROWS, seed, prompts)
-    base = pretrained(seed, text)
-    start = torch.nn.utils.parameters_to_vector(base.parameters()).detach()
-    before = text_loss(base, held)
-    phases = list(train_rows.values())
+        phases.append(skill_rows(skill, ROWS, seed, prompts)[0])
+    return pretrained(seed, text), phases, validation, test, held
 
-    def tested(net: GPT) -> dict[str, float]:
-        found = {skill: accuracy(net, rows) for skill, rows in test.items()}
-        return {"mean": float(np.mean(list(found.values()))), **found}
 
-    data: dict[str, Any] = {}
-    net, best = copy.deepcopy(base), Best(validation)
-    train(net, phases, 1e-3, 16, seed, SAMPLES, SAMPLES // 24, best)
-    net.load_state_dict(best.state)
-    data["stacked"] = {**tested(net), "curve": best.curve}
-    for name, replay in (("phased", 0.0), ("phased with 1 % replay", 0.01)):
-        net = copy.deepcopy(base)
-        for i, rows in enumerate(phased(phases, replay=replay, seed=seed)):
+def tested(net: GPT, test: dict[str, Any]) -> dict[str, float]:
+    """Return the accuracy per skill, and their mean."""
+    found = {skill: accuracy(net, rows) for skill, rows in test.items()}
+    return {"mean": float(np.mean(list(found.values()))), **found}
+
+
+def order_of_data(seed: int, arm: str) -> dict[str, Any]:
+    """Train one arm of the comparison of stacked and phased data."""
+    net, phases, validation, test, _ = begin(seed)
+    if arm == "stacked":
+        best = Best(validation)
+        train(net, phases, 1e-3, 16, seed, SAMPLES, SAMPLES // 24, best)
+        net.load_state_dict(best.state)
+    else:
+        for i, rows in enumerate(phased(phases, replay=ARMS[arm], seed=seed)):
             best = Best({skill: validation[skill] for skill in SKILLS[: i + 1]})
             train(net, [rows], 1e-3, 16, seed, SAMPLES // 3, SAMPLES // 24, best)
             net.load_state_dict(best.state)
-        data[name] = {**tested(net), "curve": best.curve}
-    sweep: dict[str, Any] = {}
-    records: dict[str, Any] = {}
-    for lr in RATES:
-        for batch in BATCHES:
-            name, net = f"{lr:g}, {batch}", copy.deepcopy(base)
-            records[name] = train(net, phases, lr, batch, seed, SAMPLES)
-            weights = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
-            signal = rank_runs({name: records[name]}, WINDOW).runs[0]
-            sweep[name] = {
-                "accuracy": tested(net)["mean"],
-                "moved": float((weights - start).norm()),
-                "forgetting": text_loss(net, held) - before,
-                "gradient norm": float(np.exp(signal.g)),
-                "loss in the window": signal.l,
+    return {**tested(net, test), "curve": best.curve}
+
+
+def sweep_of(seed: int, lr: float) -> dict[str, Any]:
+    """Train the batches of one rate; keep the records of the window."""
+    base, phases, _, test, held = begin(seed)
+    start = torch.nn.utils.parameters_to_vector(base.parameters()).detach()
+    before = text_loss(base, held)
+    found: dict[str, Any] = {}
+    for batch in BATCHES:
+        net = copy.deepcopy(base)
+        records = train(net, phases, lr, batch, seed, SAMPLES)
+        weights = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
+        signal = rank_runs({"run": records}, WINDOW).runs[0]
+        found[f"{lr:g}, {batch}"] = {
+            "accuracy": tested(net, test)["mean"],
+            "moved": float((weights - start).norm()),
+            "forgetting": text_loss(net, held) - before,
+            "gradient norm": float(np.exp(signal.g)),
+            "loss in the window": signal.l,
+            # and one after it, by which the ranking sees that the window is full
+            "records": records[: 1 + sum(record["samples_seen"] <= WINDOW for record in records)],
+        }
+    return found
+
+
+def run(job: str) -> dict[str, Any]:
+    """Return what one part of one seed reached."""
+    seed, part = job.split(": ")
+    return order_of_data(int(seed), part) if part in ARMS else sweep_of(int(seed), float(part))
+
+
+def seeds_of(done: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put the parts of each seed together."""
+    found = []
+    for seed in SEEDS:
+        sweep: dict[str, Any] = {}
+        for lr in RATES:
+            sweep |= done[f"{seed}: {lr:g}"]
+        records = {name: row["records"] for name, row in sweep.items()}
+        found.append(
+            {
+                "data": {arm: done[f"{seed}: {arm}"] for arm in ARMS},
+                "sweep": sweep,
+                "rankings": {name: ranked(records, sweep, batches) for name, batches in SWEEPS.items()},
             }
-    return {
-        "data": data,
-        "sweep": sweep,
-        "rankings": {name: ranked(records, sweep, batches) for name, batches in SWEEPS.items()},
-    }
+        )
+    return found
 
 
 def ranked(records: dict[str, Any], sweep: dict[str, Any], batches: tuple[int, ...]) -> dict[str, Any]:
@@ -174,7 +203,8 @@ def by_arm(runs: list[dict[str, Any]], part: str, measure: str) -> dict[str, lis
 
 def main() -> None:
     """Run what is missing and write docs/claims/sft-recipe-guide.json."""
-    runs = list(stretch("sft-recipe-guide", [str(s) for s in SEEDS], lambda s: run(int(s))).values())
+    jobs = [f"{seed}: {part}" for seed in SEEDS for part in (*ARMS, *(f"{lr:g}" for lr in RATES))]
+    runs = seeds_of(stretch("sft-recipe-guide", jobs, run))
     mean, first = by_arm(runs, "data", "mean"), by_arm(runs, "data", SKILLS[0])
     versus = [difference(mean, "stacked", other) for other in mean if other != "stacked"]
     first_versus = difference(first, "stacked", "phased")
