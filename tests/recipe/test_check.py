@@ -77,7 +77,7 @@ def test_a_good_recipe_has_no_problem() -> None:
             "weight_decay",
             "wieght_decay",
             "line 5:20: unknown key 'wieght_decay' in train of type 'sft'. Did you mean 'weight_decay'? Valid keys: "
-            "accumulate, batch_size, consistency, epochs, learning_rate, loss, max_length, online, save_every, "
+            "accumulate, batch_size, consistency, epochs, learning_rate, loss, masked, max_length, online, save_every, "
             "schedule, type, warmup, and the fields of trl.SFTConfig.",
         ),
         (

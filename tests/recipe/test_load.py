@@ -72,7 +72,7 @@ def test_a_mapping_is_not_changed() -> None:
             "  budget: 10%\nevalute: []",
             "recipe.yaml:7:1: unknown key 'evalute' in the recipe. Did you mean 'evaluate'? Valid keys: audit, "
             "cluster, compare, curate, data, evaluate, export, features, model, name, preflight, seed, select, "
-            "train, tuner.",
+            "targets, train, tuner.",
         ),
         (
             "{id: some-model}",

@@ -74,7 +74,7 @@ def test_the_last_override_wins() -> None:
             "slect.budget=5",
             "override 'slect.budget=5': unknown key 'slect' in the recipe. Did you mean 'select'? Valid keys: audit, "
             "cluster, compare, curate, data, evaluate, export, features, model, name, preflight, seed, select, "
-            "train, tuner.",
+            "targets, train, tuner.",
         ),
         (
             "model.dtpe=auto",
@@ -150,7 +150,7 @@ def test_names_of_arms_are_plain_folder_names() -> None:
             "{modl.id: [a, b]}",
             "line 7:1: arm 'a': unknown key 'modl' in the recipe. Did you mean 'model'? Valid keys: audit, "
             "cluster, compare, curate, data, evaluate, export, features, model, name, preflight, seed, select, "
-            "train, tuner.",
+            "targets, train, tuner.",
         ),
         (
             "{evaluate.4.type: [a, b]}",

@@ -1,4 +1,4 @@
-"""The whole audit: texts of what is new, in groups with names, and a report of them."""
+"""The whole audit: texts of what is new, in groups with names, and a report of them (arXiv 2410.14765)."""
 
 from __future__ import annotations
 
