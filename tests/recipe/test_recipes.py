@@ -34,8 +34,12 @@ def test_recipe_runs(path, tiny_model_dir, tiny_encoder_dir, tmp_path):
         overrides.append("data.max_rows=60")
     if loaded.recipe.features.scorer is not None:
         overrides.append(f"features.scorer={tiny_model_dir}")
+    if loaded.recipe.classifies:
+        overrides.append("train.max_length=400")  # the tiny tokenizer makes more of a text
     if loaded.recipe.compare is not None:
         overrides.append("compare.seeds=[0]")
+        if loaded.recipe.compare.early_stop:
+            overrides.append("compare.early_stop=false")  # a window needs ten steps
     overrides += [
         f"evaluate.{i}.max_new_tokens=2" for i, m in enumerate(loaded.recipe.evaluate) if m.parameters
     ]
