@@ -85,6 +85,7 @@ class Stop(TrainerCallback):
         control.should_training_stop = state.global_step == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [{"save_base": False}, {"freeze_base": False}, {"lora": {"r": 2, "target_modules": ["query"]}}],

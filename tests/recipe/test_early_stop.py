@@ -73,6 +73,7 @@ def straight(recipe_file, tmp_path_factory) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_a_dominated_arm_ends_and_the_report_says_so(straight) -> None:
     compared = json.loads((straight / "compare.json").read_text())
     assert compared["ended"] == {"1": {"dominated_by": ["4"], "samples": 40.0}}
@@ -94,6 +95,7 @@ def test_a_dominated_arm_ends_and_the_report_says_so(straight) -> None:
     assert page.count("dominated by 4") == 1
 
 
+@pytest.mark.slow
 def test_killed_anywhere_and_continued_equals_the_straight_run(recipe_file, straight, tmp_path) -> None:
     kills = [
         {"kind": "metric", "arm": "4", "seed": 0, "step": 10},
@@ -112,6 +114,7 @@ def test_killed_anywhere_and_continued_equals_the_straight_run(recipe_file, stra
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.slow
 def test_a_finished_run_repeats_nothing_and_the_arms_that_went_on_are_those_of_a_run_without(
     recipe_file, straight, tmp_path
 ) -> None:

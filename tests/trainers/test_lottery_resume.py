@@ -39,11 +39,8 @@ def test_the_best_checkpoint_of_each_phase_counts(tiny_transformer, tmp_path):
             torch.testing.assert_close(start[index] + values, expected[index], rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)],
-    ids=["float32", "bfloat16"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_interrupted_equals_straight(dtype, tiny_transformer, tmp_path):
     settings = {"num_params": 120, "n_iterations": 2, "dense_steps": 2, "sparse_steps": 3, "l1_sparse": 0.5}
     options = {"save_strategy": "steps", "save_steps": 1, "weight_decay": 0.1, "save_total_limit": 1}

@@ -70,7 +70,8 @@ def novelty(
     adapter = (Path(tuned) / "adapter_config.json").exists()
     model = load_tuned(tuned, base, dtype="float32")
     before = None if adapter else load_model(base, dtype="float32")
-    ours, theirs = load_tokenizer(tuned), load_tokenizer(base)
+    theirs = load_tokenizer(base)
+    ours = theirs if adapter else load_tokenizer(tuned)
     report = audit_novelty(
         model, before, ours, n=n, mode=mode, alpha=alpha, length=length, start=start, seed=seed,
         base_tokenizer=theirs, subject=Path(tuned).name,

@@ -227,6 +227,10 @@ def parameters_of(family: str, name: str) -> Parameters:
     given = {"targets": _GIVEN_TARGETS, "audit": _GIVEN_AUDIT}.get(family, _GIVEN)
     named = {p.name: p for p in every if p.kind not in variable and p.name not in given}
     required = frozenset(p.name for p in named.values() if p.default is p.empty)
+    if (family, name) == ("train", "classify"):
+        from tunesmith.recipe.classifying import ROW_KEYS
+
+        return Parameters(frozenset(named) | ROW_KEYS, required)
     if family != "train" or not any(p.kind is p.VAR_KEYWORD for p in every):
         return Parameters(frozenset(named), required)
     from trl import SFTConfig

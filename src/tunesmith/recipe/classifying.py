@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
     from tunesmith.recipe.stages import Work
 
-__all__ = ["build_classifier", "evaluate_classifier", "preview_classes"]
+__all__ = ["ROW_KEYS", "build_classifier", "evaluate_classifier", "preview_classes"]
+
+
+ROW_KEYS = frozenset(["label", "text"])
+"""Keys of ``train`` that say how rows are read: the column of classes, and what of a row is classified."""
 
 
 def _settings(work: Work) -> tuple[str, str, int]:
@@ -83,7 +87,7 @@ def build_classifier(work: Work, folder: Path, rows: Dataset, seed: int) -> dict
         validation=None if work.validation is None else encode(work.validation)[0],
         seed=child_seed(seed, "train"),
         log=work.log,
-        **train_arguments(recipe),
+        **{k: v for k, v in train_arguments(recipe).items() if k not in ROW_KEYS},
     )
     save_tuned(result.model, work.tokenizer, folder / "tuned")
     return finish_training(folder, result)

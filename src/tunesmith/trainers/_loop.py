@@ -14,9 +14,10 @@ from tunesmith.core.events import EventLog
 from tunesmith.core.seeds import seed_everything
 from tunesmith.engine.silence import quiet
 from tunesmith.trainers import phases
+from tunesmith.trainers._common import base_arguments, go_on
 from tunesmith.trainers._trl_compat import EpochOrder, LengthGroups, Trainer
 from tunesmith.trainers._watch import Reporter, Stopwatch, peak_mb, reset_peak
-from tunesmith.trainers.checkpoints import KEPT, Marker, describe_last, find_checkpoint, finite_weights
+from tunesmith.trainers.checkpoints import Marker, describe_last, find_checkpoint, finite_weights
 from tunesmith.trainers.online import OnlineSelection, OnlineSelectionMixin
 from tunesmith.trainers.plans import Context, Plan, Sparse
 from tunesmith.trainers.sft import SFTResult, train_sft
@@ -26,6 +27,11 @@ __all__ = ["run"]
 
 class OnlineTrainer(OnlineSelectionMixin, Trainer):
     """Our trainer, on chosen rows of each batch."""
+
+    def restore(self, checkpoint: Path) -> None:
+        """Load weights and the policy's state without training on."""
+        super().restore(checkpoint)
+        self.restore_policy(checkpoint)
 
 
 def run(
@@ -46,20 +52,10 @@ def run(
     on_cpu = model.device.type == "cpu"
     with quiet(python_warnings=True):
         args = SFTConfig(
-            output_dir=str(folder),
-            use_cpu=on_cpu,
             bf16=False,
             fp16=False,
-            report_to="none",
-            disable_tqdm=True,
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            save_strategy="steps",
-            save_total_limit=KEPT,
-            eval_strategy="no" if validation is None else "epoch",
-            include_num_input_tokens_seen="non_padding",
             dataset_kwargs={"skip_prepare_dataset": True},  # else TRL filters rows without labels in silence
-            dataloader_pin_memory=not on_cpu,
+            **base_arguments(folder, on_cpu, validation),
             **settings,
         )
         with args.main_process_first(local=False):
@@ -87,7 +83,7 @@ def run(
             if isinstance(plan, Sparse):
                 phases.train(trainer, folder, identity, in_phases, reporter, clock)
             else:
-                _train(trainer, checkpoint)
+                go_on(trainer, checkpoint)
         except TrainingError as error:
             raise TrainingError(
                 f"Training stopped at step {trainer.state.global_step + 1}: {error}. {describe_last(folder)} "
@@ -145,20 +141,6 @@ def _trainer(
         trainer.order = LengthGroups(lengths, rows_per_step, args.seed)
         trainer.add_callback(EpochOrder(trainer.order))
     return trainer
-
-
-def _train(trainer: Trainer, checkpoint: Path | None) -> None:
-    if checkpoint is not None:
-        from transformers import TrainerState
-
-        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        if state.global_step >= state.max_steps:  # killed after the last step: one more would be one too many
-            trainer.restore(str(checkpoint))
-            if isinstance(trainer, OnlineTrainer):
-                trainer.restore_policy(checkpoint)
-            trainer.state = state
-            return
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 
 def _result(trainer: Trainer, reporter: Reporter, seconds: float, on_cpu: bool) -> SFTResult:

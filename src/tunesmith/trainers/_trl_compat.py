@@ -7,6 +7,7 @@ here and in this module's tests, and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,9 +158,9 @@ class Trainer(SFTTrainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no model card into checkpoints, which nobody publishes."""
 
-    def restore(self, checkpoint: str) -> None:
+    def restore(self, checkpoint: Path) -> None:
         """Load the weights of a checkpoint without training on."""
-        self._load_from_checkpoint(checkpoint)
+        self._load_from_checkpoint(str(checkpoint))
 
     def unpatch(self) -> None:
         """Give the model its own forward back, which TRL replaced by one with a fused output layer."""

@@ -10,18 +10,16 @@ straight one; a loss that is not finite stops with the last good checkpoint in p
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tunesmith.core.errors import ParameterError, TrainingError, nearest
 from tunesmith.core.events import EventLog
 from tunesmith.core.files import disk_errors, hash_json
+from tunesmith.trainers._common import base_settings, model_mark, rows_hash
 from tunesmith.trainers.plans import plan_of
 from tunesmith.trainers.saving import load_tuned, save_tuned
 
@@ -159,13 +157,20 @@ def train_sft(
     """
     log = EventLog() if log is None else log
     folder = Path(output_dir)
-    _check(epochs=epochs, batch_size=batch_size, accumulate=accumulate, warmup=warmup, save_every=save_every)
     plan = plan_of(tuner, train_sft)
     plan.ask_consistency(consistency, train_sft)
     hidden = None if masked is None else plan.ask_masking(masked)
-    rate = learning_rate if learning_rate is not None else plan.rate
-    if not rate > 0:
-        raise ParameterError("learning_rate", train_sft, "a float above 0", rate)
+    settings = base_settings(
+        train_sft,
+        epochs=epochs,
+        learning_rate=plan.rate if learning_rate is None else learning_rate,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        schedule=schedule,
+        warmup=warmup,
+        save_every=save_every,
+        seed=seed,
+    )
     if len(train) == 0:
         raise TrainingError("There is nothing to train on: the encoded dataset has no rows.")
     overrides = {
@@ -173,17 +178,7 @@ def train_sft(
         "gradient_checkpointing": False,
         **config_overrides,
     }
-    settings = {
-        "num_train_epochs": epochs,
-        "learning_rate": rate,
-        "per_device_train_batch_size": batch_size,
-        "gradient_accumulation_steps": accumulate,
-        "lr_scheduler_type": schedule,
-        "warmup_steps": warmup,
-        "save_steps": save_every,
-        "seed": seed,
-        **_checked_overrides(overrides, schedule),
-    }
+    settings |= _checked_overrides(overrides)
     selection = None
     if online is not None:
         from tunesmith.trainers.online import OnlineSelection
@@ -191,11 +186,11 @@ def train_sft(
         selection = OnlineSelection.of(online, seed=seed)
         selection.rows(batch_size)
     identity = {
-        "data": _data_hash(train),
+        "data": rows_hash(train),
         "tuner": plan.describe(),
         **({"consistency": plan.consistency} if plan.consistency else {}),
         **({} if hidden is None else {"masked": hash_json(hidden)}),
-        "model": f"{type(model).__name__}, {model.dtype}, {model.num_parameters():,} parameters",
+        "model": model_mark(model),
         **{key: str(value) for key, value in settings.items() if key != "save_steps"},
         **({} if selection is None else {"online": selection.describe()}),
     }
@@ -218,25 +213,9 @@ def train_sft(
         )
 
 
-def _check(**values: Any) -> None:
-    for name in ("batch_size", "accumulate", "save_every"):
-        if isinstance(values[name], bool) or not isinstance(values[name], int) or values[name] < 1:
-            raise ParameterError(name, train_sft, "an int of at least 1", values[name])
-    if not values["epochs"] > 0:
-        raise ParameterError("epochs", train_sft, "a float above 0", values["epochs"])
-    if not 0 <= values["warmup"] < 1:
-        raise ParameterError("warmup", train_sft, "a float in [0, 1)", values["warmup"])
-
-
-def _checked_overrides(overrides: dict[str, Any], schedule: str) -> dict[str, Any]:
-    from transformers import SchedulerType
+def _checked_overrides(overrides: dict[str, Any]) -> dict[str, Any]:
     from trl import SFTConfig
 
-    names = sorted(kind.value for kind in SchedulerType)
-    if schedule not in names:
-        raise ParameterError(
-            "schedule", train_sft, f"one of {', '.join(names)}{nearest(schedule, names)}", schedule
-        )
     fields = {field.name for field in dataclasses.fields(SFTConfig) if field.init}
     own = [
         name for name in inspect.signature(train_sft).parameters if name not in ("model", "config_overrides")
@@ -257,14 +236,3 @@ def _checked_overrides(overrides: dict[str, Any], schedule: str) -> dict[str, An
                 name, train_sft, f"a parameter of train_sft or a field of trl.SFTConfig.{near}", value
             )
     return overrides
-
-
-def _data_hash(rows: Dataset) -> str:
-    """Return a hash of ids and labels in order; about 1 GB of tokens a second."""
-    digest = hashlib.sha256()
-    for name in ("input_ids", "labels"):
-        for chunk in rows.with_format("arrow").select_columns(name).iter(10_000):
-            column = chunk.column(0).combine_chunks()
-            digest.update(np.diff(column.offsets.to_numpy()).astype(np.int64).tobytes())
-            digest.update(column.flatten().to_numpy().astype(np.int32).tobytes())
-    return digest.hexdigest()

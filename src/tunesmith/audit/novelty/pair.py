@@ -107,10 +107,8 @@ class Pair:
             self.base = copy.deepcopy(base)
         self._optimizer = None
         if iterative:
-            learned = self._learned()
-            for parameter in learned:
-                parameter.requires_grad_(True)
-            self._optimizer = torch.optim.AdamW(learned, lr=learning_rate, weight_decay=0.0)
+            self._weights = self._learned()
+            self._optimizer = torch.optim.AdamW(self._weights, lr=learning_rate, weight_decay=0.0)
 
     def _add_learner(self, rank: int) -> None:
         from peft import LoraConfig
@@ -143,14 +141,12 @@ class Pair:
 
     @contextlib.contextmanager
     def _learner(self) -> Iterator[None]:
-        flags = [(p, p.requires_grad) for p in self.finetuned.parameters()]
+        # PEFT releases the active adapter's weights and freezes the others'; `close` gives all their flags back.
         self.finetuned.set_adapter(LEARNER)
         try:
             yield
         finally:
             self.finetuned.set_adapter(self._adapter)
-            for parameter, flag in flags:  # PEFT releases the active adapter and freezes the others
-                parameter.requires_grad_(flag)
 
     @torch.no_grad()
     def step(
@@ -174,11 +170,11 @@ class Pair:
         """Take one optimiser step on ``-(1/|x|) sum_t log p(x_t | x_<t)`` of rows (B, T); return the loss before it."""
         assert self._optimizer is not None
         with self._as_base(), torch.enable_grad():
-            for parameter in self._learned():
+            for parameter in self._weights:
                 parameter.requires_grad_(True)
             loss = -token_log_p(self.base(input_ids=ids, use_cache=False).logits, ids).mean()
             loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._learned(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad()
         return float(loss)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import (
     DataCollatorWithPadding,
     PrinterCallback,
-    SchedulerType,
-    TrainerState,
     TrainingArguments,
 )
 
-from tunesmith.core.errors import ParameterError, TrainingError, nearest
+from tunesmith.core.errors import ParameterError, TrainingError
 from tunesmith.core.events import EventLog
 from tunesmith.core.files import disk_errors, hash_json
 from tunesmith.core.seeds import seed_everything
 from tunesmith.engine.silence import quiet
+from tunesmith.trainers._common import base_arguments, base_settings, go_on, model_mark, rows_hash
 from tunesmith.trainers._watch import Reporter, Stopwatch, peak_mb, reset_peak
-from tunesmith.trainers.checkpoints import KEPT, Marker, describe_last, find_checkpoint, finite_weights
+from tunesmith.trainers.checkpoints import Marker, describe_last, find_checkpoint, finite_weights
 from tunesmith.trainers.classify.moving import prepared, rate_of
 from tunesmith.trainers.classify.objectives import OwnLossTrainer, objective_of
 from tunesmith.trainers.sft import SFTResult
@@ -37,8 +35,6 @@ def train_classifier(
     train: Dataset,
     *,
     output_dir: str | Path,
-    label: str = "label",
-    text: str = "prompt",
     objective: str | dict[str, Any] = "cross_entropy",
     tuner: dict[str, Any] | None = None,
     epochs: float = 1.0,
@@ -64,8 +60,6 @@ def train_classifier(
         tokenizer: of the model.
         train: rows of `encode_classes`.
         output_dir: for checkpoints; a whole one found there is continued.
-        label: the column of classes; for `encode_classes`, which has read it.
-        text: what is classified of a row; for `encode_classes`.
         objective: ``"cross_entropy"``, ``"core_tuning"``, ``"dr_tune"``, or a dict with ``type`` and parameters. The
             optimiser is AdamW, so DR-Tune's head has the encoder's rate unless ``head_lr_factor`` says otherwise, and
             its banks hold no more rows than there are.
@@ -94,33 +88,38 @@ def train_classifier(
         TrainingError: nothing to train on, the loss is not finite, or the checkpoints belong to another training.
     """
     log = EventLog() if log is None else log
-    _check(epochs, batch_size, accumulate, warmup, save_every, schedule)
     kind, values = objective_of(objective, train_classifier)
     if len(train) == 0:
         raise TrainingError("There is nothing to train on: no row has a class and text.")
-    tuner = {"type": "full"} if tuner is None else dict(tuner)
+    if tuner is not None and not isinstance(tuner, dict):
+        raise ParameterError("tuner", train_classifier, "a dict with 'type' and parameters, or None", tuner)
+    tuner = {"type": "full"} if tuner is None else {"type": "lora", **tuner}
     if tuner["type"] == "levi":
         if objective not in ("cross_entropy", {"type": "cross_entropy"}):
             raise ParameterError(
                 "objective", train_classifier, "'cross_entropy' with LEVI's own loss", objective
             )
         kind = OwnLossTrainer
-    if kind.__name__ == "DRTuneTrainer":
-        values = {"head_lr_factor": 1.0, "bank_size": min(2048, len(train)), **values}
-    rate = learning_rate if learning_rate is not None else rate_of(tuner)
-    if not rate > 0:
-        raise ParameterError("learning_rate", train_classifier, "a float above 0", rate)
+    else:
+        values = {**kind.settings_for(len(train)), **values}
     folder = Path(output_dir)
-    settings = {
-        "num_train_epochs": epochs, "learning_rate": rate, "per_device_train_batch_size": batch_size,
-        "gradient_accumulation_steps": accumulate, "lr_scheduler_type": schedule, "warmup_steps": warmup,
-        "weight_decay": weight_decay, "save_steps": save_every, "seed": seed,
-    }  # fmt: skip
+    settings = base_settings(
+        train_classifier,
+        epochs=epochs,
+        learning_rate=rate_of(tuner) if learning_rate is None else learning_rate,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        schedule=schedule,
+        warmup=warmup,
+        save_every=save_every,
+        seed=seed,
+    )
+    settings["weight_decay"] = weight_decay
     identity = {
-        "data": _hash(train),
+        "data": rows_hash(train),
         "tuner": hash_json(tuner),
         "objective": hash_json([kind.__name__, values]),
-        "model": f"{type(model).__name__}, {model.dtype}, {model.num_parameters():,} parameters",
+        "model": model_mark(model),
         **{key: str(value) for key, value in settings.items() if key != "save_steps"},
     }
     with disk_errors(folder), quiet():
@@ -139,29 +138,6 @@ def train_classifier(
         )
 
 
-def _check(
-    epochs: float, batch_size: int, accumulate: int, warmup: float, save_every: int, schedule: str
-) -> None:
-    for name, value in (("batch_size", batch_size), ("accumulate", accumulate), ("save_every", save_every)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ParameterError(name, train_classifier, "an int of at least 1", value)
-    if not epochs > 0:
-        raise ParameterError("epochs", train_classifier, "a float above 0", epochs)
-    if not 0 <= warmup < 1:
-        raise ParameterError("warmup", train_classifier, "a float in [0, 1)", warmup)
-    names = sorted(kind.value for kind in SchedulerType)
-    if schedule not in names:
-        expected = f"one of {', '.join(names)}{nearest(schedule, names)}"
-        raise ParameterError("schedule", train_classifier, expected, schedule)
-
-
-def _hash(rows: Dataset) -> str:
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(repr((row["input_ids"], row["labels"])).encode())
-    return digest.hexdigest()
-
-
 def _run(
     model: Any,
     tokenizer: Any,
@@ -176,20 +152,7 @@ def _run(
     resume: bool,
 ) -> SFTResult:
     on_cpu = model.device.type == "cpu"
-    args = TrainingArguments(
-        output_dir=str(folder),
-        use_cpu=on_cpu,
-        report_to="none",
-        disable_tqdm=True,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_total_limit=KEPT,
-        eval_strategy="no" if validation is None else "epoch",
-        include_num_input_tokens_seen="non_padding",
-        dataloader_pin_memory=not on_cpu,
-        **settings,
-    )
+    args = TrainingArguments(**base_arguments(folder, on_cpu, validation), **settings)
     with args.main_process_first(local=False):
         found = find_checkpoint(folder, identity, resume)
     seed_everything(args.seed)
@@ -214,7 +177,7 @@ def _run(
         checkpoint, clock.before = found[0], found[1]["seconds"]
         log.emit("message", message=f"Training continues from step {found[1]['step']}.")
     try:
-        _train(trainer, checkpoint)
+        go_on(trainer, checkpoint)
     except TrainingError as error:
         raise TrainingError(f"{error} {describe_last(folder)}") from None
     if not finite_weights(trainer.model):
@@ -237,13 +200,3 @@ def _run(
         tokens_per_second=tokens / max(seconds, 1e-9),
         peak_memory_mb=peak_mb(on_cpu),
     )
-
-
-def _train(trainer: Any, checkpoint: Path | None) -> None:
-    if checkpoint is not None:
-        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        if state.global_step >= state.max_steps:  # killed after the last step: one more would be one too many
-            trainer.restore(checkpoint)
-            trainer.state = state
-            return
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

@@ -116,6 +116,11 @@ class DRTuneTrainer(PooledTrainer):
         self.kept = KeptFeatures(len(self.train_dataset) if sized else None) if keep_features else None
         self._warn_of_sizes(bank_size, rows)
 
+    @classmethod
+    def settings_for(cls, n_rows: int) -> dict[str, Any]:
+        """Return a head that learns at the encoder's rate (AdamW undoes the loss's division), and banks of n rows."""
+        return {"head_lr_factor": 1.0, "bank_size": min(2048, n_rows)}
+
     def _warn_of_sizes(self, bank_size: int, rows: int) -> None:
         if 0 < bank_size < rows:
             warnings.warn(

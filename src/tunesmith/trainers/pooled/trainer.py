@@ -92,6 +92,11 @@ class PooledTrainer(Trainer):
 
     # What subclasses write.
 
+    @classmethod
+    def settings_for(cls, n_rows: int) -> dict[str, Any]:
+        """Return parameters that should differ from the defaults under AdamW, with so many rows; none by default."""
+        return {}
+
     def build_extra(self, d: int, n_classes: int) -> nn.Module | None:
         """Return modules that are trained beside the model and left out of it afterwards; None by default."""
         return None

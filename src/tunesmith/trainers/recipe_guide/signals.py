@@ -141,9 +141,9 @@ def _setting(
 def _data(dataset: Any) -> str:
     columns = getattr(dataset, "column_names", None) or []
     if {"input_ids", "labels"} <= set(columns) and hasattr(dataset, "with_format"):
-        from tunesmith.trainers.sft import _data_hash
+        from tunesmith.trainers._common import rows_hash
 
-        return _data_hash(dataset)
+        return rows_hash(dataset)
     size = f"{len(dataset):,} rows" if hasattr(dataset, "__len__") else "a stream"
     return f"{size} {getattr(dataset, '_fingerprint', '')}".strip()
 
