@@ -135,6 +135,10 @@ def test_settings_that_cannot_be(train, tiny_bert_dir):
         ):
             train(**{name: value})
     with pytest.raises(
+        ParameterError, match="The 'tuner' parameter of train_classifier must be a dict with 'type'"
+    ):
+        train(tuner="lora")
+    with pytest.raises(
         UnknownNameError, match=r"no objective named 'coretuning'\. Did you mean 'core_tuning'"
     ):
         train(objective="coretuning")
