@@ -7,17 +7,21 @@ from tunesmith.core.lazy import lazy_exports
 __all__ = [
     "CGEConfig",
     "ContrastiveLogitsProcessor",
+    "DriftDetector",
     "NoveltyExplorer",
     "Report",
     "Table",
+    "audit_drift",
     "audit_novelty",
     "backdoor",
     "contrastive_score",
+    "drift",
 ]
 
 if TYPE_CHECKING:
-    from tunesmith.audit import backdoor
+    from tunesmith.audit import backdoor, drift
     from tunesmith.audit._report import Report, Table
+    from tunesmith.audit.drift import DriftDetector, audit_drift
     from tunesmith.audit.novelty import (
         CGEConfig,
         ContrastiveLogitsProcessor,
@@ -31,11 +35,14 @@ else:
         {
             "CGEConfig": "novelty",
             "ContrastiveLogitsProcessor": "novelty",
+            "DriftDetector": "drift",
             "NoveltyExplorer": "novelty",
             "Report": "_report",
             "Table": "_report",
+            "audit_drift": "drift",
             "audit_novelty": "novelty",
             "backdoor": "backdoor",
             "contrastive_score": "novelty",
+            "drift": "drift",
         },
     )
