@@ -11,7 +11,7 @@ from torch.nn.functional import log_softmax
 
 from tunesmith.core.errors import ParameterError
 
-__all__ = ["check_contrast", "floored", "plausible", "row_contrast", "step_scores"]
+__all__ = ["check_contrast", "contrasted", "floored", "plausible", "row_contrast", "step_scores"]
 
 
 def check_contrast(alpha: Any, gamma: Any, owner: Any) -> None:
@@ -60,7 +60,20 @@ def step_scores(
         float32 (..., V). Time and memory O(V) per row.
     """
     log_ft = log_softmax(logits_ft.float(), dim=-1)
-    scores = log_ft if gamma == 0 else log_ft - gamma * log_softmax(logits_pt.float(), dim=-1)
+    log_pt = None if gamma == 0 else log_softmax(logits_pt.float(), dim=-1)
+    return contrasted(log_ft, log_pt, alpha=alpha, gamma=gamma, banned=banned)
+
+
+def contrasted(
+    log_ft: torch.Tensor,
+    log_pt: torch.Tensor | None,
+    *,
+    alpha: float,
+    gamma: float,
+    banned: Sequence[int] = (),
+) -> torch.Tensor:
+    """Return `step_scores` of log-probabilities in float32; ``log_pt`` may be None where gamma is 0."""
+    scores = log_ft if log_pt is None else log_ft - gamma * log_pt
     if banned:
         log_ft = log_ft.index_fill(-1, torch.tensor(banned, device=log_ft.device), -math.inf)
     return scores.masked_fill(~plausible(log_ft, alpha) | log_ft.isneginf(), -math.inf)

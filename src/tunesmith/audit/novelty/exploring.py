@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn.functional import log_softmax
 
-from tunesmith.audit.novelty.core import check_contrast, step_scores
+from tunesmith.audit.novelty.core import check_contrast, contrasted
 from tunesmith.audit.novelty.pair import Pair, same_tokens
 from tunesmith.core.errors import ParameterError
 from tunesmith.core.events import EventLog
@@ -85,7 +86,8 @@ class NoveltyExplorer:
     """Shows what fine-tuning added to a model, without its data.
 
     Texts may repeat rows of the training set word by word: treat them as confidential as the data. Time: two passes
-    per token, with keys and values of both kept, and one training step per ``texts_per_step`` texts if iterative.
+    per token, with keys and values of both kept (an adapter of the LoRA kind and its base read one batch of twice as
+    many rows together), and one training step per ``texts_per_step`` texts if iterative.
     Memory: both models, or one with an adapter; iterative: one copy of the base and two moments per weight, or of an
     adapter's.
 
@@ -158,10 +160,10 @@ class NoveltyExplorer:
         try:
             for step in range(-(-n // config.texts_per_step)):
                 count = min(config.texts_per_step, n - len(found))
-                ids = self._generate(pair, count, step)
-                ours, theirs = pair.log_likelihoods(ids)
-                begin = len(self._start()) - 1
-                scores = (ours - theirs)[:, begin:].sum(-1)
+                ids, scores = self._generate(pair, count, step)
+                if scores is None:
+                    ours, theirs = pair.log_likelihoods(ids)
+                    scores = (ours - theirs)[:, len(self._start()) - 1 :].sum(-1)
                 found += [
                     self._record(row, float(s), step) for row, s in zip(ids.tolist(), scores, strict=True)
                 ]
@@ -178,8 +180,11 @@ class NoveltyExplorer:
             )
         return found
 
-    def _generate(self, pair: Pair, count: int, step: int) -> torch.Tensor:
-        """Return ids (count, length), drawn from a generator of the step's own."""
+    def _generate(self, pair: Pair, count: int, step: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return ids (count, length), drawn from a generator of the step's own, and their scores s(x), (count,).
+
+        Where gamma is 0 the earlier model is not asked, and there are no scores yet.
+        """
         config = self.config
         device = pair.finetuned.device
         start = self._start()
@@ -188,13 +193,18 @@ class NoveltyExplorer:
         # A text has its whole length, so that scores compare: nothing ends it.
         marks = {self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}
         ends = [i for i in marks if i is not None]
-        new, caches = ids, None
+        new, caches, both = ids, None, config.gamma > 0
+        total = torch.zeros(count, device=device)
         while ids.shape[1] < config.length:
-            ours, theirs, caches = pair.step(new, caches)
-            scores = step_scores(ours, theirs, alpha=config.alpha, gamma=config.gamma, banned=ends)
+            ours, theirs, caches = pair.step(new, caches, both=both)
+            log_ft = log_softmax(ours.float(), dim=-1)
+            log_pt = None if theirs is None else log_softmax(theirs.float(), dim=-1)
+            scores = contrasted(log_ft, log_pt, alpha=config.alpha, gamma=config.gamma, banned=ends)
             new = torch.multinomial(scores.softmax(-1).cpu(), 1, generator=generator).to(device)
+            if log_pt is not None:
+                total += (log_ft.gather(-1, new) - log_pt.gather(-1, new))[:, 0]
             ids = torch.cat([ids, new], dim=1)
-        return ids
+        return ids, total if both else None
 
     def _record(self, ids: list[int], score: float, step: int) -> Generation:
         start = len(self._start())

@@ -105,6 +105,8 @@ class Pair:
             self._add_learner(lora_r)
         elif iterative:
             self.base = copy.deepcopy(base)
+        # One pass over both halves of a batch reads the weights once: what a step costs is mostly that reading.
+        self._stacked = self.shared and _mixes(finetuned, self._adapter or finetuned.active_adapter)
         self._optimizer = None
         if iterative:
             self._weights = self._learned()
@@ -148,16 +150,29 @@ class Pair:
         finally:
             self.finetuned.set_adapter(self._adapter)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(
-        self, ids: torch.Tensor, caches: tuple[Any, Any] | None
-    ) -> tuple[torch.Tensor, torch.Tensor, Any]:
-        """Return both models' logits (B, V) after new tokens ids (B, t), and their keys and values."""
+        self, ids: torch.Tensor, caches: tuple[Any, Any] | None, *, both: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor | None, Any]:
+        """Return both models' logits (B, V) after new tokens ids (B, t), and their keys and values.
+
+        An adapter of the LoRA kind and its base read one batch of 2B rows together. With ``both`` off, the tuned model
+        alone, and None.
+        """
         ours, theirs = caches or (None, None)
-        first = self.finetuned(input_ids=ids, past_key_values=ours, use_cache=True)
+        if both and self._stacked:
+            names = [self.finetuned.active_adapter] * len(ids)
+            names += [LEARNER if self.iterative else "__base__"] * len(ids)
+            twice = torch.cat([ids, ids])
+            out = self.finetuned(input_ids=twice, past_key_values=ours, use_cache=True, adapter_names=names)
+            first, second = out.logits[:, -1].chunk(2)
+            return first, second, (out.past_key_values, None)
+        one = self.finetuned(input_ids=ids, past_key_values=ours, use_cache=True)
+        if not both:
+            return one.logits[:, -1], None, (one.past_key_values, None)
         with self._as_base():
-            second = self.base(input_ids=ids, past_key_values=theirs, use_cache=True)
-        return first.logits[:, -1], second.logits[:, -1], (first.past_key_values, second.past_key_values)
+            two = self.base(input_ids=ids, past_key_values=theirs, use_cache=True)
+        return one.logits[:, -1], two.logits[:, -1], (one.past_key_values, two.past_key_values)
 
     @torch.no_grad()
     def log_likelihoods(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -178,6 +193,28 @@ class Pair:
         self._optimizer.step()
         self._optimizer.zero_grad()
         return float(loss)
+
+
+def _mixes(model: Any, adapter: Any) -> bool:
+    """Say whether PEFT can hold rows with and without this adapter in one batch."""
+    if list(model.active_adapters) != [adapter]:
+        return False
+    config = model.peft_config[adapter]
+    plain = str(getattr(config.peft_type, "value", config.peft_type)) == "LORA" and not any(
+        getattr(config, name, None)
+        for name in (
+            "use_dora",
+            "modules_to_save",
+            "target_parameters",
+            "trainable_token_indices",
+            "alora_invocation_tokens",
+        )
+    )
+    layers = [module for module in model.modules() if hasattr(module, "lora_A") and adapter in module.lora_A]
+    return plain and all(
+        isinstance(layer.get_base_layer(), torch.nn.Linear) and not layer.merged and not layer.lora_variant
+        for layer in layers
+    )
 
 
 def token_log_p(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
