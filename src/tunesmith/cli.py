@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tunesmith._cli import auditing, data_verbs, merging
+from tunesmith._cli import auditing, cards, data_verbs, merging
 from tunesmith.core.errors import ConfigError, TunesmithError
 
 __all__ = ["app", "main"]
@@ -210,6 +210,9 @@ def report(
     from tunesmith.recipe.report import write_report
 
     print(f"Report: {write_report(directory)}")
+
+
+app.command()(cards.card)
 
 
 @app.command()

@@ -76,9 +76,11 @@ def compare_arms(
                 pair = _pair(scores[arm], theirs, metric, seed) if arm != other else None
                 if pair is not None:
                     pairs.append({"arm": arm, "baseline": other, "metric": metric, **pair})
+    best = _best(table, arms, metrics, base)
     write_json(
         root / "compare.json",
         {
+            "best": best,
             "baseline": baseline,
             "budget": recipe.select.budget if recipe.select else None,
             "seeds": seeds,
@@ -88,7 +90,7 @@ def compare_arms(
             **({} if ended is None else {"ended": ended}),
         },
     )
-    return _summary(root, every, seeds, table, ended or {}), _best(table, arms, metrics, base)
+    return _summary(root, every, seeds, table, ended or {}), best
 
 
 def _scores(folder: Path) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """Run a recipe: decide what is to do, do it stage by stage, and continue where a killed run stood.
 
-``data → curate → (map) → arms: select → train → evaluate → compare → export → report``. The stages themselves are
-in `tunesmith.recipe.stages`; which of them are done is known by `tunesmith.recipe.workspace`.
+``data → curate → (map) → arms: select → train → evaluate → compare → export → report, cards``. The stages
+themselves are in `tunesmith.recipe.stages`; which of them are done is known by `tunesmith.recipe.workspace`.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ def run(
             log.emit("run", status="failed", error=f"{type(error).__name__}: {error}")
             _report_after_failure(directory, log)
             raise
-        return RunResult(directory.path, _report(directory), summary)
+        report = _report(directory)
+        _cards(directory, loaded.recipe, log)
+        return RunResult(directory.path, report, summary)
 
 
 class _Run:
@@ -373,6 +375,12 @@ def _report(directory: RunDirectory) -> Path:
     from tunesmith.recipe.report import write_report
 
     return write_report(directory.path)
+
+
+def _cards(directory: RunDirectory, recipe: Recipe, log: EventLog) -> None:
+    from tunesmith.recipe.cards import write_cards
+
+    write_cards(directory.path, recipe, log)
 
 
 def _report_after_failure(directory: RunDirectory, log: EventLog) -> None:

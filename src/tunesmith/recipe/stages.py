@@ -17,6 +17,7 @@ from tunesmith import methods
 from tunesmith.core.events import EventLog
 from tunesmith.core.files import atomic_dir, atomic_open, read_json, write_json
 from tunesmith.core.seeds import child_seed
+from tunesmith.engine.machine import machine_name
 from tunesmith.recipe.auditing import build_audit
 from tunesmith.recipe.classifying import build_classifier, evaluate_classifier
 from tunesmith.recipe.clustering import build_cluster
@@ -298,7 +299,7 @@ def finish_training(folder: Path, result: Any) -> dict[str, Any]:
         "train_loss": result.train_loss,
         **({} if result.candidates is None else {"candidates": result.candidates, "kept": result.kept}),
     }
-    write_json(folder / "train.json", {**facts, "losses": result.losses})
+    write_json(folder / "train.json", {**facts, "hardware": machine_name(), "losses": result.losses})
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return facts
 

@@ -11,7 +11,7 @@ from tunesmith.recipe.report import figures
 from tunesmith.recipe.report.files import BASE, RunFiles
 from tunesmith.recipe.report.style import arm_label, css_variable
 
-__all__ = ["comparison", "headline", "higher_is_better", "metrics_of", "outcome"]
+__all__ = ["best_arm", "comparison", "headline", "higher_is_better", "metrics_of", "outcome"]
 
 
 def outcome(files: RunFiles) -> tuple[str, str]:
@@ -202,8 +202,8 @@ def _start(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def comparison(files: RunFiles, colours: dict[str, str]) -> dict[str, Any]:
-    """Return the before-and-after section: per metric a table and a forest plot, or why there is none."""
+def comparison(files: RunFiles, colours: dict[str, str], *, draw: bool = True) -> dict[str, Any]:
+    """Return the before-and-after section: per metric a table and (``draw``) a forest plot, or why there is none."""
     blocks = []
     for number_, metric in enumerate(metrics_of(files)):
         values = means(files, metric)
@@ -245,7 +245,7 @@ def comparison(files: RunFiles, colours: dict[str, str]) -> dict[str, Any]:
                 "others": [(other, arm_label(str(other))) for other in others],
                 "several_seeds": any(row["seeds"] for row in rows),
                 "figure": figures.forest(bars, colours, name, difference_label(metric), better)
-                if bars
+                if bars and draw
                 else None,
             }
         )

@@ -17,7 +17,17 @@ from tunesmith.recipe.report.coverage import cluster_table, column_table, picks_
 from tunesmith.recipe.report.files import RunFiles
 from tunesmith.recipe.report.style import arm_label, css_variable
 
-__all__ = ["audits", "choice", "cost", "data", "preflight", "reproduce", "training", "warnings"]
+__all__ = [
+    "audits",
+    "choice",
+    "cost",
+    "data",
+    "preflight",
+    "recipe_text",
+    "reproduce",
+    "training",
+    "warnings",
+]
 
 Section = dict[str, Any]
 MAX_BAD = 20
@@ -323,27 +333,32 @@ def _megabytes(value: Any) -> str:
 
 def reproduce(files: RunFiles) -> Section:
     """The recipe as it ran, in a form that runs again, with the versions and hashes it ran under."""
-    import io
-
-    from ruamel.yaml import YAML
-
     if not files.recipe:
         return {
             "recipe": None,
             "facts": [],
             "missing": "recipe.lock.yaml is not in the run directory or is damaged.",
         }
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    stream = io.StringIO()
-    yaml.dump(files.recipe, stream)
     facts = [
         (kind, str(name), str(value))
         for kind, key in (("version", "versions"), ("hash", "hashes"))
         for name, value in (files.lock.get(key) or {}).items()
     ]
-    return {"recipe": stream.getvalue(), "facts": facts, "missing": None}
+    return {"recipe": recipe_text(files.recipe), "facts": facts, "missing": None}
+
+
+def recipe_text(recipe: dict[str, Any]) -> str:
+    """Return a recipe as YAML, in the order of its keys."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    stream = io.StringIO()
+    yaml.dump(recipe, stream)
+    return stream.getvalue()
 
 
 def warnings(files: RunFiles) -> list[dict[str, Any]]:
