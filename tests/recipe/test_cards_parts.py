@@ -123,6 +123,7 @@ def test_arms_are_compared_with_their_intervals(compared: Path) -> None:
             assert f"{pair['delta']:+.2f}"[:4] in text
     assert "MIG beats random by" in text
     assert "The weights of this card (MIG, seed 0) scored: task score" in text
+    assert text.count("Differences are in nats per held-out token.") == 1  # of perplexity
     assert "- Against the base model:" not in text
     assert "- Spread between seeds:" not in text
     assert "The weights are not in the run's directory any more" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import json
 import random
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from huggingface_hub import DatasetCard, ModelCard
+from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
 
 from tunesmith.core.errors import RunDirectoryError
 from tunesmith.core.events import EventLog, read_events
@@ -105,6 +106,16 @@ def test_the_head_is_what_the_run_did(done: Path, readme: str) -> None:
             "verified": False,
         }
     ]
+
+
+def test_the_heads_hold_only_what_the_hub_documents(done: Path) -> None:
+    model = ModelCard.load(done / "model" / "weights" / "README.md").data
+    data = DatasetCard.load(done / "cards" / "data.md").data
+    for values, kind in ((model, ModelCardData), (data, DatasetCardData)):
+        known = {*inspect.signature(kind).parameters, "base_model_relation", "tags", "model-index"}
+        assert set(values.to_dict()) <= known
+    assert model.eval_results is not None
+    assert data.to_dict()["size_categories"] == ["n<1K"]
 
 
 def test_no_path_and_no_row_is_in_a_card(done: Path, recipe: Path, readme: str, tiny_model_dir: str) -> None:
@@ -254,6 +265,18 @@ def test_an_audit_is_added_to_the_card_of_a_run(done: Path, tmp_path: Path, read
         assert "- Kept | so." in text
         assert "- Novelty:" not in text
         assert "- Backdoor:" in text
+    path = done / "model" / "weights" / "README.md"
+    try:  # and it stays there when the run is run again
+        write_card(model_card(done, audits=[tmp_path / "audit"]), path)
+        assert "suspicious" in path.read_text()
+        before = path.stat().st_ino
+        placing.write_cards(done, Recipe.model_validate(RunFiles(done).recipe), EventLog(None))
+        assert path.stat().st_ino == before
+        path.write_text(path.read_text().replace("| r | 2 |", "| r | 4 |"))  # of another training
+        placing.write_cards(done, Recipe.model_validate(RunFiles(done).recipe), EventLog(None))
+        assert path.read_text() == readme
+    finally:
+        path.write_text(readme)
     # a copy elsewhere has lost the run: what its card says of the run stays, the audits are renewed
     write_card(
         model_card(tmp_path / "weights", audits=[tmp_path / "audit"]), tmp_path / "weights" / "README.md"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith import __version__
 from tunesmith.core.errors import DataError, MissingModelError, RunDirectoryError
 from tunesmith.core.files import hash_file, read_json
-from tunesmith.core.wording import count, metric_label, number
+from tunesmith.core.wording import count, difference_label, metric_label, number
 from tunesmith.recipe.cards import gaps
 from tunesmith.recipe.cards.facts import Made, finished_run, hyperparameters, is_run, methods_of, papers_of
 from tunesmith.recipe.cards.kinds import ModelKind, kind_of, loading_code
@@ -95,6 +96,10 @@ def _of_run(made: Made, more: list[dict[str, Any]]) -> ModelCard:
     colours = arm_colours(files.arms, files.baseline)
     revision = recipe.model.revision if recipe.model else None
     spent = cost(files, colours)
+    compared = comparison(files, colours, draw=False)
+    for part in compared["blocks"]:
+        unit = difference_label(part["metric"])
+        part["unit"] = "" if unit == part["metric"] else f" Differences are in {unit}."
     values = {
         "made": True,
         "intro": _intro(made, kind, base, data),
@@ -118,7 +123,7 @@ def _of_run(made: Made, more: list[dict[str, Any]]) -> ModelCard:
             "this": f"{arm_label(made.arm)} under seed {made.seed}",
         },
         "answer": headline(files),
-        "comparison": comparison(files, colours, draw=False),
+        "comparison": compared,
         "tested": _tested(made)[1],
         "scores": _scores(made),
         "unchecked": gaps.unchecked_run(made, base, data),
@@ -298,6 +303,7 @@ def _results(made: Made, kind: ModelKind | None) -> list[EvalResult]:
             verified=False,
         )
         for name, entry in made.run.metrics.items()
+        if isinstance(entry["value"], (int, float)) and math.isfinite(entry["value"])
     ]
 
 

@@ -9,7 +9,7 @@ from tunesmith.core.events import EventLog
 from tunesmith.recipe.cards.data import data_card
 from tunesmith.recipe.cards.facts import is_run
 from tunesmith.recipe.cards.model import model_card
-from tunesmith.recipe.cards.readme import write_card
+from tunesmith.recipe.cards.readme import holds, write_card
 from tunesmith.recipe.schema import Recipe
 
 __all__ = ["card_path", "write_cards"]
@@ -35,12 +35,15 @@ def card_path(run_or_model: str | os.PathLike[str], *, data: bool = False) -> Pa
 def write_cards(root: Path, recipe: Recipe, log: EventLog) -> None:
     """Write the cards of a run that just finished; what goes wrong is a warning, as the run itself is whole.
 
-    An unchanged run gives the same text, and then no file is touched.
+    An unchanged run gives the same text, and then no file is touched: an audit that was added by hand stays on the card
+    until the model is another.
     """
     wanted = [("data", True)] if recipe.curate or recipe.select or recipe.targets or recipe.train else []
     wanted += [("model", False)] if recipe.train is not None else []
     for name, data in wanted:
         try:
-            write_card(data_card(root) if data else model_card(root), card_path(root, data=data))
+            card, path = data_card(root) if data else model_card(root), card_path(root, data=data)
+            if not holds(path, card, name):
+                write_card(card, path)
         except Exception as error:  # whatever it is, the run itself is whole
             log.warn(f"The {name} card could not be written: {error}")

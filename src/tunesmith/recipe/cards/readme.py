@@ -16,7 +16,7 @@ from typing import Any
 from tunesmith.core.errors import DataError
 from tunesmith.core.files import atomic_open, hash_json
 
-__all__ = ["block", "head_note", "is_blank_template", "merged", "write_card"]
+__all__ = ["block", "head_note", "holds", "is_blank_template", "merged", "write_card"]
 
 _MARK = re.compile(r"<!-- tunesmith:(\w+) (begin|end)\b([^>]*)-->")
 _KEY = re.compile(r"^[^\s#'\"\-][^:\n]*:(?=\s|$)")
@@ -69,6 +69,16 @@ def write_card(card: Any, path: str | os.PathLike[str]) -> Path:
         with atomic_open(target, "wb") as stream:
             stream.write(after)
     return target
+
+
+def holds(path: Path, card: Any, name: str) -> bool:
+    """Say whether a README has the block ``name`` of a card already, word by word."""
+    start, end = _blocks(card.text, str(path))[name]
+    try:
+        text = path.read_text(encoding="utf-8")  # line ends of Windows are read as ours
+    except (OSError, UnicodeDecodeError):
+        return False
+    return card.text[start:end] in text
 
 
 def _renewed(before: bytes, card: Any, target: Path, fresh: str) -> str:
