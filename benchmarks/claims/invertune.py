@@ -9,7 +9,8 @@ identify_target names (none: nothing is done). "One trigger, one round" is the p
 authors' code on 64 images, given the true target; "MSE, masked" is the same with the paper's alignment, layer rule and
 gradient mask. Controls: contrastive fine-tuning on the tuning images with their captions at two learning rates; in
 place of the inverted triggers random ones with the same sums of masks, tuned on in up to three rounds; the planted
-trigger itself in one round of 50 steps (upper bound). Settings were chosen on seed 100.
+trigger itself in one round of 50 steps (upper bound). Settings were chosen on seed 100; seed 0 is left out, for it was
+looked at with earlier ones.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from tunesmith.core.errors import TrainingError
 from tunesmith.core.seeds import child_seed
 from tunesmith.metrics.bootstrap import paired_bootstrap
 
-SEEDS = range(5)
+SEEDS = range(1, 6)
 NONE, OURS, ALONE = "no defence", "InverTune, target given", "InverTune, target looked for"
 ONE, MSE = "one trigger, one round", "MSE, masked, one round"
 RANDOM, TRUE = "random triggers", "the planted trigger"

@@ -12,12 +12,12 @@ from _colours import COLOURS, SIZE, mark, pictures, trained, untrained
 from tunesmith.audit.backdoor.auditing import audit_backdoor, wilson
 from tunesmith.audit.backdoor.inversion import invert_trigger, invert_triggers
 from tunesmith.audit.backdoor.metrics import attack_success_rate, clean_accuracy
-from tunesmith.audit.backdoor.repair import remove_backdoor
+from tunesmith.audit.backdoor.repair import believed, remove_backdoor, shortened
 from tunesmith.audit.backdoor.search import frozen, optimise_triggers, within
 from tunesmith.audit.backdoor.targets import identify_target, outlier
 from tunesmith.audit.backdoor.triggers import Form, Trigger, bend
 from tunesmith.audit.backdoor.tuning import ActivationTuner, suggested_rate
-from tunesmith.audit.backdoor.zero_shot import zero_shot_weights
+from tunesmith.audit.backdoor.zero_shot import predict, zero_shot_weights
 
 TARGET = 2
 TEMPLATES = ["a photo of a {}"]
@@ -277,8 +277,16 @@ def test_rounds_stop_when_nothing_is_left(suspect):
         model, x, tune, TARGET, COLOURS, templates=TEMPLATES, forms=(Form(), Form(0.3)), rounds=3
     )
     assert done.target == TARGET
-    assert 1 <= len(done.tuners) == len(done.agreement) == len(done.weights) <= len(done.rounds) <= 3
-    assert len(done.tuners) == 3 or max(done.rounds[-1]) < 0.4  # it ends early when nothing works any more
+    assert (
+        1
+        <= len(done.tuners)
+        == len(done.costs)
+        == len(done.weights)
+        == len(done.lengths)
+        <= len(done.rounds)
+        <= 3
+    )
+    assert len(done.tuners) == 3 or max(done.rounds[-1]) < 0.1  # it ends early when nothing works any more
     assert done.best.success == max(t.success for t in done.triggers)
     assert all(0 <= share <= 1 for row in done.rounds for share in row)
     unseen, labels = pictures(80, 9)
@@ -293,9 +301,37 @@ def test_a_round_that_costs_too_much_is_taken_back(suspect):
         model, x, x, TARGET, COLOURS, templates=TEMPLATES, forms=(Form(),), rounds=2, budget=0.0,
         tuner={"learning_rate": 1.0, "steps": 3},
     )  # fmt: skip
-    assert max(done.agreement) < 1
+    assert done.costs == done.lengths == [0.0, 0.0]
     assert done.weights == [1.0, 2.0]
     assert all(torch.equal(v, state(suspect)[name]) for name, v in state(model).items())
+
+
+def test_a_step_is_shortened_to_its_budget(suspect):
+    model = suspect.copy()
+    x, W = model.normalise(pictures(32, 5)[0]), weights(model)
+    belief = believed(model, x, W)
+    assert torch.allclose(belief.sum(dim=1), torch.ones(32))
+    assert bool((belief.argmax(dim=1) == predict(model, x, W)).all())
+    moving = model.image_parameters()
+    before = {name: p.detach().clone() for name, p in moving.items()}
+
+    def cost(length):
+        with torch.no_grad():
+            for name, p in moving.items():
+                p.copy_((1 - 3 * length) * before[name])  # a step far beyond zero: images change their names
+        named = predict(model, x, W)
+        return float((belief.amax(dim=1) - belief.gather(1, named[:, None])[:, 0]).mean())
+
+    longer = {length: cost(length) for length in (1.0, 0.5, 0.25, 0.125, 0.0625)}
+    assert longer[1.0] > 0.1
+    cost(1.0)
+    least, length = shortened(model, moving, before, x, W, belief, 0.1)
+    assert length < 1
+    assert least <= 0.1
+    assert least == pytest.approx(longer.get(length, 0.0), abs=1e-6)
+    assert all(value > 0.1 for other, value in longer.items() if other > length)
+    for name, p in moving.items():
+        assert torch.allclose(p, (1 - 3 * length) * before[name], atol=1e-6)
 
 
 def test_audits(suspect, tmp_path):

@@ -20,6 +20,7 @@ from tunesmith.audit.backdoor.objective import (
     mse_alignment,
     preservation,
     relative_alignment,
+    scaled_mse_alignment,
     share_changes,
     ssim,
     two_means,
@@ -170,6 +171,9 @@ def test_alignments_by_hand():
     # The differences of the first neuron, 2 and -2, cancel in the mean over the batch.
     assert float(relative_alignment(clean, triggered, masks)) == 0
     assert float(mse_alignment(clean, triggered, masks)) == 4
+    assert float(scaled_mse_alignment(clean, triggered, masks)) == pytest.approx(8 / 34)
+    larger = [{"a": 7 * values["a"]} for values in (clean, triggered)]
+    assert float(scaled_mse_alignment(*larger, masks)) == pytest.approx(8 / 34)
     both = {"a": torch.tensor([1, 1])}
     assert float(relative_alignment(clean, triggered, both)) == pytest.approx(3 / math.sqrt(32))
     assert layer_impact(clean, triggered) == {"a": pytest.approx(3 / math.sqrt(32))}

@@ -202,6 +202,14 @@ def _tell(
         f" After the repair {100 * after['rebuilt']:.0f} %; {accuracy} went from {100 * before['accuracy']:.1f} % to "
         f"{100 * after['accuracy']:.1f} %."
     )
+    if after["rebuilt"] > page.numbers["rebuilt trigger: success on unseen images"][0] / 2:
+        page.verdict += " The repair failed: the rebuilt trigger still works."
+        page.notes.append(
+            "Each round renamed more clean images than the budget allows, and was shortened. More images to tune on, a "
+            "lower learning rate, or a larger budget may help."
+            if min(done.lengths) < 1
+            else "More rounds, or more images to search and tune on, may help."
+        )
     first, last = done.tuners[0], done.tuners[-1]
     page.pictures["What the rebuilt triggers do to each layer, in the first round"] = draw_impact(
         first.impact_, first.impact_after_, first.critical_layers_

@@ -26,6 +26,7 @@ __all__ = [
     "mse_alignment",
     "preservation",
     "relative_alignment",
+    "scaled_mse_alignment",
     "share_changes",
     "ssim",
     "two_means",
@@ -254,6 +255,25 @@ def mse_alignment(
     for name, mask in masks.items():
         squares = (triggered[name] - clean[name]).square() * mask
         total = total + squares.sum() / (len(squares) * mask.sum().clamp_min(1))
+    return total
+
+
+def scaled_mse_alignment(
+    clean: Mapping[str, Tensor], triggered: Mapping[str, Tensor], masks: Mapping[str, Tensor]
+) -> Tensor:
+    """Return `mse_alignment` with each layer's term divided by the mean square of its critical clean activations.
+
+    So it is free of scale, and every image is aligned. The divisor has no gradient: growing activations gain nothing.
+
+    Args:
+        clean: layer -> (B, ...) activations with gradient.
+        triggered: the same layers on the triggered images.
+        masks: layer -> (...) 0 or 1.
+    """
+    total = torch.zeros(())
+    for name, mask in masks.items():
+        size = (clean[name].detach().square() * mask).sum().clamp_min(FLOOR)
+        total = total + ((triggered[name] - clean[name]).square() * mask).sum() / size
     return total
 
 

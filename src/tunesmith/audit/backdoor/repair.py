@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,20 +13,21 @@ from tunesmith.audit.backdoor.encoders import DualEncoder
 from tunesmith.audit.backdoor.inversion import invert_triggers
 from tunesmith.audit.backdoor.triggers import Form, Trigger
 from tunesmith.audit.backdoor.tuning import ActivationTuner
-from tunesmith.audit.backdoor.zero_shot import predict, zero_shot_weights
+from tunesmith.audit.backdoor.zero_shot import image_features, predict, zero_shot_weights
 from tunesmith.core.errors import ParameterError, TrainingError
 from tunesmith.core.seeds import child_seed
 
 __all__ = ["FORMS", "Repair", "remove_backdoor"]
 
 FORMS: tuple[Form, ...] = (
+    Form(),
     Form(max_share=0.05),
     Form(max_mask=0.1),
     Form(max_mask=0.2),
     Form(max_mask=0.0, max_shift=2.0),
     Form(max_mask=0.0, max_shift=4.0),
 )
-"""A patch, two strengths of a pattern over the whole image, two of a warp."""
+"""The paper's mask, a patch, two strengths of a pattern over the whole image, two of a warp."""
 
 
 @dataclass
@@ -38,8 +39,9 @@ class Repair:
         triggers: of the first round, those of the suspect as it came.
         last_triggers: of the last round.
         rounds: for each round the success of each form's trigger before its tuning.
-        agreement: for each round that was tuned, the share of clean images that the model names as the suspect did.
+        costs: for each round that was tuned, the accuracy lost so far by the suspect's own belief.
         weights: for each of them, the preservation weight.
+        lengths: for each of them, the share of its change that was kept.
         tuners: the tuner of each round, with layers, masks and losses.
     """
 
@@ -47,8 +49,9 @@ class Repair:
     triggers: list[Trigger]
     last_triggers: list[Trigger]
     rounds: list[list[float]] = field(default_factory=list)
-    agreement: list[float] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
+    lengths: list[float] = field(default_factory=list)
     tuners: list[ActivationTuner] = field(default_factory=list, repr=False)
 
     @property
@@ -65,8 +68,8 @@ def remove_backdoor(
     class_names: Sequence[str],
     *,
     forms: Sequence[Form] = FORMS,
-    rounds: int = 6,
-    budget: float = 0.015,
+    rounds: int = 10,
+    budget: float = 0.02,
     tuner: dict[str, Any] | None = None,
     inversion: dict[str, Any] | None = None,
     templates: Sequence[Any] | None = None,
@@ -79,10 +82,12 @@ def remove_backdoor(
     One round with one form is the paper. The rounds and forms are ours: a model has shorter ways to a class than the
     planted one, and a single inverted trigger often takes one of those, most of all where the planted one covers the
     whole image. When the short ways are closed, the next search finds the planted one. Features of clean images are
-    held to those of the suspect in all rounds, and how firmly is decided by what that costs: where more than ``budget``
-    of the clean images get another name than before, the round is taken back and beta is doubled; where less than half
-    of that does, beta is halved, but never below half of its first value. It ends early when no form reaches
-    ``min_success`` any more.
+    held to those of the suspect in all rounds, and how firmly is decided by what that costs. The cost is the accuracy
+    that is lost if the suspect's own probabilities are right, mean_i p(old name of i) - p(new name of i): no labels are
+    needed, and an image that hung in the balance counts little. Where it is above ``budget``, the round's change of the
+    weights is halved until it is not (up to four times, then it is taken back) and beta is doubled; below half of it,
+    beta is halved, but never below half of its first value. It ends early when no form works on a tenth of the images
+    any more.
 
     Time: ``rounds`` times that of `invert_triggers` and of `ActivationTuner.fit`. Memory: one frozen copy.
 
@@ -95,12 +100,12 @@ def remove_backdoor(
         class_names: C names.
         forms: of the triggers.
         rounds: at most.
-        budget: share of ``images`` that may get another name than the suspect gave them.
+        budget: accuracy that may be lost by that estimate, in [0, 1].
         tuner: parameters of `ActivationTuner` that differ from `TUNER`.
         inversion: parameters of `invert_triggers` that differ from `INVERSION`.
         templates: see `zero_shot_weights`.
         text_weights: W (C, D), if it is there already.
-        min_success: a trigger below it is not tuned on.
+        min_success: a trigger of the first round below it is not tuned on.
         random_state: of everything drawn.
 
     Raises:
@@ -114,8 +119,9 @@ def remove_backdoor(
         raise ParameterError("budget", "remove_backdoor", "in [0, 1]", budget)
     W = zero_shot_weights(model, class_names, templates) if text_weights is None else text_weights
     original = model.copy()
-    named = predict(original, images, W)
-    settings = {**TUNER, **(tuner or {}), "min_success": min_success}
+    belief = believed(original, images, W)
+    weak = min(WEAK, min_success)
+    settings = {**TUNER, **(tuner or {}), "min_success": weak}
     beta = settings.pop("preservation_weight")
     least = beta / 2
     parameters = model.image_parameters()
@@ -129,21 +135,19 @@ def remove_backdoor(
             repair = Repair(triggers[0].target, triggers, triggers)
         repair.last_triggers = triggers
         repair.rounds.append([t.success for t in triggers])
-        working = [t for t in triggers if t.success >= min_success]
+        working = [t for t in triggers if t.success >= (weak if i else min_success)]
         if not working:
             break
         before = {name: p.detach().clone() for name, p in parameters.items()}
         step = ActivationTuner(**settings, preservation_weight=beta)
         repair.tuners.append(step.fit(model, working, tuning_images, reference=original))
-        kept = float((predict(model, images, W) == named).float().mean())
-        repair.agreement.append(kept)
+        cost, length = shortened(model, parameters, before, images, W, belief, budget)
+        repair.costs.append(cost)
         repair.weights.append(beta)
-        if 1 - kept > budget:
-            with torch.no_grad():
-                for name, p in parameters.items():
-                    p.copy_(before[name])
+        repair.lengths.append(length)
+        if length < 1:
             beta *= 2
-        elif 1 - kept < budget / 2:
+        elif cost < budget / 2:
             beta = max(beta / 2, least)
     assert repair is not None
     if not repair.tuners:
@@ -155,6 +159,43 @@ def remove_backdoor(
     return repair
 
 
+def believed(model: DualEncoder, images: Tensor, text_weights: Tensor) -> Tensor:
+    """Return the model's probabilities (N, C) for each image, at its own temperature or, without one, at 0.07."""
+    scale = getattr(model.model, "logit_scale", None)
+    heat = 1 / 0.07 if scale is None else float(scale.detach().float().exp())
+    return (heat * image_features(model, images) @ text_weights.T).softmax(dim=1)
+
+
+def shortened(
+    model: DualEncoder,
+    parameters: Mapping[str, Tensor],
+    before: Mapping[str, Tensor],
+    images: Tensor,
+    text_weights: Tensor,
+    belief: Tensor,
+    budget: float,
+) -> tuple[float, float]:
+    """Shorten the step from ``before`` to the parameters until it costs no more than the budget.
+
+    Returns:
+        The accuracy that is lost by the suspect's own belief, and the share of the step: 1, 1/2, 1/4, 1/8, 1/16 or 0.
+    """
+    after = {name: p.detach().clone() for name, p in parameters.items()}
+    most = belief.amax(dim=1)
+    for length in LENGTHS:
+        with torch.no_grad():
+            for name, p in parameters.items():
+                p.copy_(torch.lerp(before[name], after[name], length))
+        named = predict(model, images, text_weights)
+        cost = float((most - belief.gather(1, named[:, None])[:, 0]).mean())
+        if cost <= budget:
+            break
+    return cost, length
+
+
+WEAK = 0.1  # in later rounds a trigger that works on fewer images is not tuned on
+LENGTHS = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.0)
+
 INVERSION: dict[str, Any] = {
     "weights": (5.0, 0.5, 0.0, 0.01), "steps": 40, "batch_size": 24, "learning_rate": 0.1, "check_every": 40,
 }  # fmt: skip
@@ -162,5 +203,8 @@ INVERSION: dict[str, Any] = {
 where the search ends, and costs a third of the time of small images."""
 
 TUNER: dict[str, Any] = {
-    "steps": 25, "keep_best": False, "schedule": "constant", "preservation_weight": 1.0, "aligned": 40,
+    "alignment": "scaled_mse", "alignment_weight": 0.6, "preservation_weight": 1.0, "steps": 40, "schedule": "cosine",
+    "keep_best": False, "aligned": 40,
 }  # fmt: skip
+"""The paper's alignment, of every image, free of scale, with all layers and weights of the default: means over images,
+as in the authors' code, leave single images of a transformer tower where they were, and cost it more accuracy."""

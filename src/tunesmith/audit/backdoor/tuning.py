@@ -19,6 +19,7 @@ from tunesmith.audit.backdoor.objective import (
     mse_alignment,
     preservation,
     relative_alignment,
+    scaled_mse_alignment,
     two_means,
 )
 from tunesmith.audit.backdoor.triggers import Trigger
@@ -43,8 +44,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "schedule": "constant", "train_mode": False, "steps": 200,
     },
 }  # fmt: skip
+ALIGNMENTS = {"relative": relative_alignment, "mse": mse_alignment, "scaled_mse": scaled_mse_alignment}
 CHOICES = {
-    "alignment": ("relative", "mse"),
+    "alignment": tuple(ALIGNMENTS),
     "layer_rule": ("top_k", "mean_std"),
     "schedule": ("constant", "cosine", "restart"),
 }
@@ -68,7 +70,8 @@ class ActivationTuner:
     Args:
         variant: ``"default"``, ``"official"`` or ``"paper"``.
         alignment: ``"relative"``: norm of the difference of batch means over that of the clean mean, per layer;
-            ``"mse"``: mean square of each image's difference, which depends on the scale of the activations.
+            ``"mse"``: mean square of each image's difference, which depends on the scale of the activations;
+            ``"scaled_mse"``: the same over the mean square of the clean ones.
         layer_rule: ``"top_k"`` or ``"mean_std"``, see `critical_layers`.
         top_k: of the first.
         layers: candidates; default `DualEncoder.image_layers`.
@@ -278,7 +281,7 @@ class ActivationTuner:
         )
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate_, weight_decay=self.weight_decay)
         rate = _schedule(optimizer, self.schedule, self.steps)
-        align = relative_alignment if self.alignment == "relative" else mse_alignment
+        align = ALIGNMENTS[self.alignment]
         for step in range(1, self.steps + 1):
             features, seen = _run(model, pictures, self.critical_layers_, parts, n)
             pulls = [
