@@ -134,7 +134,11 @@ def test_hash_of_a_tree_sees_names_and_bytes(tmp_path: Path) -> None:
     (tmp_path / "t" / "sub" / "a").rename(tmp_path / "t" / "sub" / "b")
     second = files.hash_tree(tmp_path / "t")
     (tmp_path / "t" / "sub" / "b").write_text("y")
-    assert len({first, second, files.hash_tree(tmp_path / "t")}) == 3
+    third = files.hash_tree(tmp_path / "t")
+    assert len({first, second, third}) == 3
+    (tmp_path / "t" / "README.md").write_text("a card")
+    assert files.hash_tree(tmp_path / "t") != third
+    assert files.hash_tree(tmp_path / "t", without=["README.md"]) == third
     assert files.hash_tree(tmp_path / "t" / "sub" / "b") == files.hash_file(tmp_path / "t" / "sub" / "b")
 
 

@@ -155,6 +155,8 @@ def test_the_fingerprint_follows_the_files(tmp_path: Path, tiny_model_dir: str) 
     folder = Path(shutil.copytree(tiny_model_dir, tmp_path / "m"))
     first = models.model_fingerprint(str(folder))
     assert first == models.model_fingerprint(str(folder)) == models.model_fingerprint(tiny_model_dir)
+    (folder / "README.md").write_text("A card about the model is not the model.")
+    assert models.model_fingerprint(str(folder)) == first
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "note": 1}))
     assert models.model_fingerprint(str(folder)) != first

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -150,12 +150,18 @@ def hash_file(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def hash_tree(folder: str | os.PathLike[str]) -> str:
-    """Return one digest for the names and bytes of all files below ``folder`` (or of one file)."""
+def hash_tree(folder: str | os.PathLike[str], without: Collection[str] = ()) -> str:
+    """Return one digest for the names and bytes of all files below ``folder`` (or of one file).
+
+    Args:
+        folder: folder or file.
+        without: names of files at its top that are left out.
+    """
     root = Path(folder)
     if root.is_file():
         return hash_file(root)
-    files = sorted(p for p in root.rglob("*") if p.is_file())
+    left_out = {root / name for name in without}
+    files = sorted(p for p in root.rglob("*") if p.is_file() and p not in left_out)
     return hash_text(*(f"{p.relative_to(root).as_posix()}={hash_file(p)}" for p in files))
 
 

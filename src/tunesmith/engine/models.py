@@ -237,14 +237,18 @@ def load_encoder(encoder_id: str = "minilm", *, device: str | None = None) -> An
 
 
 def model_fingerprint(model_id: str, revision: str | None = None) -> str:
-    """Return a hash that changes when the model's files change (for a Hub id: the id and revision)."""
+    """Return a hash that changes when the model's files change (for a Hub id: the id and revision).
+
+    Its card is left out: to write about a model does not change it.
+    """
     source = Path(resolve_model(model_id))
     if not source.is_dir():
         return hash_text(model_id, revision or "main")
-    marks = [f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in sorted(source.iterdir())]
+    files = [p for p in sorted(source.iterdir()) if p.name != "README.md"]
+    marks = [f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in files]
     note = cache_dir("fingerprints") / hash_text(str(source.resolve()), *marks)
     if not note.exists():
-        note.write_text(hash_tree(source))
+        note.write_text(hash_tree(source, without=["README.md"]))
     return note.read_text()
 
 
