@@ -206,7 +206,8 @@ def main() -> None:
             "claim": "An alarm comes within two windows of a planted shift, and at most 5 % of clean windows alarm.",
             "verdict": f"{'Holds' if holds else 'Does not hold throughout'} where all traffic shifts and windows have "
             f"100 rows or more: {span(whole, 'seen within two windows')} of streams alarm within two windows, "
-            f"{span(ours, 'false alarms')} of "clean windows alarm. Where part of the traffic shifts, seen within two windows: {least}. Clean windows "
+            f"{span(ours, 'false alarms')} of clean windows alarm. Where part of the traffic shifts, seen within two "
+            f"windows: {least}. Clean windows "
             f"that alarm in other arms: {others}. Over {RATE_DETECTORS} detectors with a reference each, "
             f"{rate['false alarms']:.1%} ({rate['low']:.1%} to {rate['high']:.1%}) of clean windows alarm; "
             f"{np.mean(np.array(rates) <= 0.05):.0%} of the detectors stay at or below 5 %, the worst is at "
