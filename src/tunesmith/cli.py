@@ -53,6 +53,7 @@ audit_app = typer.Typer(
 )
 audit_app.command("backdoor")(auditing.backdoor)
 audit_app.command("novelty")(auditing.novelty)
+audit_app.command("drift")(auditing.drift)
 app.add_typer(audit_app, name="audit")
 
 RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe in YAML.")]

@@ -107,3 +107,38 @@ def test_novelty_says_what_is_wrong(tiny_model_dir: str) -> None:
     result = call("novelty", tiny_model_dir, tiny_model_dir, "--alpha", "2", "--start", "word")
     assert result.exit_code == 2
     assert "The 'alpha' parameter of CGEConfig must be a float in [0, 1]. Got 2.0 instead." in result.stderr
+
+
+def served(path: Path, n: int, seed: int, slow: float = 0.0) -> str:
+    rng = np.random.default_rng(seed)
+    rows = ({"prompt": "a b", "latency_ms": float(v)} for v in rng.normal(100 + slow, 10, n))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_drift(tmp_path: Path) -> None:
+    clean = served(tmp_path / "clean.jsonl", 600, 0)
+    logs = [served(tmp_path / "a.jsonl", 100, 1), served(tmp_path / "b.jsonl", 200, 2, slow=30)]
+    given = ["--window", "100", "--encoder", "none", "--out", str(tmp_path / "audit")]
+    result = call("drift", clean, *logs, *given, "--events", str(tmp_path / "events.jsonl"))
+    assert result.exit_code == 0, result.output
+    assert "The traffic has changed in latency_ms: 2 of 3 windows alarm" in result.stdout
+    found = json.loads((tmp_path / "audit" / "report.json").read_text())
+    assert found["level"] == "suspicious"
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [e["alarm"] for e in events if e["kind"] == "drift"] == [False, True, True]
+    assert sum(e["kind"] == "warning" for e in events) == 2
+    result = call("drift", clean, clean, *given)
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "audit" / "report.json").read_text())["level"] == "clean"
+
+
+def test_drift_says_what_is_wrong(tmp_path: Path) -> None:
+    clean = served(tmp_path / "clean.jsonl", 60, 0)
+    (tmp_path / "empty.jsonl").write_text("")
+    result = call("drift", clean, str(tmp_path / "empty.jsonl"), "--window", "20", "--encoder", "none")
+    assert result.exit_code == 1
+    assert "empty.jsonl" in result.stderr
+    result = call("drift", clean, clean, "--encoder", "none")
+    assert result.exit_code == 1
+    assert "a window of 250 needs at least 750" in " ".join(result.stderr.split())

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["backdoor", "novelty"]
+__all__ = ["backdoor", "drift", "novelty"]
 
 
 def backdoor(
@@ -75,6 +75,53 @@ def novelty(
     report = audit_novelty(
         model, before, ours, n=n, mode=mode, alpha=alpha, length=length, start=start, seed=seed,
         base_tokenizer=theirs, subject=Path(tuned).name,
+    )  # fmt: skip
+    _show(report, out)
+
+
+def drift(
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="REFERENCE", help="Clean rows: the training file, or a log known to be clean."
+        ),
+    ],
+    live: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="LIVE...", help="Logs of requests in the order served: JSON lines, folders, .gz."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("audit"),
+    events: Annotated[
+        Path | None, typer.Option(help="Append an event per window, and a warning per alarm, to this file.")
+    ] = None,
+    window: Annotated[int, typer.Option(help="Rows per window.")] = 250,
+    text_field: Annotated[str | None, typer.Option(help="Field of the text, if it is not found.")] = None,
+    feature: Annotated[
+        list[str] | None, typer.Option(help="What to compare; repeat it. Else everything.")
+    ] = None,
+    encoder: Annotated[
+        str, typer.Option(help="Sentence encoder of the texts; none compares numbers alone.")
+    ] = "minilm",
+    metric: Annotated[
+        str | None, typer.Option(help="Field with a score, such as correct, where answers were labelled.")
+    ] = None,
+    baseline: Annotated[
+        float | None, typer.Option(help="Of the metric; else its mean in the reference.")
+    ] = None,
+    false_alarm_rate: Annotated[float, typer.Option(help="Share of clean windows that may alarm.")] = 0.05,
+    examples: Annotated[bool, typer.Option("--examples", help="Quote users' texts in the report.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+) -> None:
+    """Tell whether live requests have moved away from what the model was tuned on."""
+    from tunesmith.audit import audit_drift
+    from tunesmith.core.events import EventLog
+
+    report = audit_drift(
+        reference, live[0] if len(live) == 1 else live, text_field=text_field, features=feature,
+        encoder=None if encoder == "none" else encoder, window=window, false_alarm_rate=false_alarm_rate,
+        metric=metric, baseline=baseline, examples=examples, random_state=seed, log=EventLog(events),
     )  # fmt: skip
     _show(report, out)
 
