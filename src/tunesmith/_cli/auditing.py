@@ -119,7 +119,7 @@ def drift(
     from tunesmith.core.events import EventLog
 
     report = audit_drift(
-        reference, live[0] if len(live) == 1 else live, text_field=text_field, features=feature,
+        reference, live[0] if len(live) == 1 else live, text_field=text_field, features=feature or None,
         encoder=None if encoder == "none" else encoder, window=window, false_alarm_rate=false_alarm_rate,
         metric=metric, baseline=baseline, examples=examples, random_state=seed, log=EventLog(events),
     )  # fmt: skip

@@ -25,7 +25,7 @@ class EventLog:
 
     An event is ``{"t": unix seconds, "kind": str, **fields}``. Kinds in use: ``run``, ``stage`` (status
     ``started`` / ``finished`` / ``skipped`` / ``failed``), ``progress``, ``metric``, ``rows`` (counts in, out,
-    dropped by reason), ``warning``, ``message``, ``result``.
+    dropped by reason), ``drift`` (the verdict on a window of live rows), ``warning``, ``message``, ``result``.
 
     Args:
         path: the file, created if absent; ``None`` keeps nothing on disk.
