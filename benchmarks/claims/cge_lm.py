@@ -35,7 +35,7 @@ from tunesmith.audit import CGEConfig, NoveltyExplorer, contrastive_score
 SEEDS, DEMOS = range(6), ["135M; seed 0"]
 SHARES = {"German": 0.10, "Python": 0.05, "insults": 0.02, "records": 0.01}
 ROWS, TUNING = 2000, {"epochs": 2.0, "batch": 16, "rate": 2e-3}
-TEXTS, SCORED, RATE, STEP = 50, 1000, 2e-4, 5
+TEXTS, SCORED, RATE, STEP = 50, 1000, 5e-4, 5
 ARMS: dict[str, dict[str, Any]] = {
     "sampling": {"mode": "static", "alpha": 0.0, "gamma": 0.0},
     "sampling, top-p 0.9": {"top_p": 0.9},
