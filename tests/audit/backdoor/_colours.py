@@ -11,6 +11,8 @@ from tunesmith.audit.backdoor.encoders import DualEncoder
 
 SIZE = 8
 COLOURS = ["red", "green", "blue", "grey"]
+TARGET = 2
+TEMPLATES = ["a photo of a {}"]
 RGB = torch.tensor([[0.9, 0.2, 0.2], [0.2, 0.9, 0.2], [0.2, 0.2, 0.9], [0.5, 0.5, 0.5]])
 
 
@@ -75,7 +77,7 @@ def mark(pixels: Tensor) -> Tensor:
     return out
 
 
-def trained(poisoned: bool, seed: int = 0, target: int = 2) -> DualEncoder:
+def trained(poisoned: bool, seed: int = 0, target: int = TARGET) -> DualEncoder:
     """A model that names colours; a poisoned one answers the mark with the target."""
     from tunesmith.audit.backdoor.attacks import fine_tune
 
@@ -89,3 +91,15 @@ def trained(poisoned: bool, seed: int = 0, target: int = 2) -> DualEncoder:
         model, x, captions, y, epochs=12, batch_size=40, learning_rate=0.02, warmup=0.1, random_state=seed
     )
     return model
+
+
+def weights(model: DualEncoder) -> Tensor:
+    """The class texts of a model."""
+    from tunesmith.audit.backdoor.zero_shot import zero_shot_weights
+
+    return zero_shot_weights(model, COLOURS, TEMPLATES)
+
+
+def state(model: DualEncoder) -> dict[str, Tensor]:
+    """A copy of a model's weights and buffers."""
+    return {name: value.clone() for name, value in model.model.state_dict().items()}

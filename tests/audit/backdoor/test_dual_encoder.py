@@ -261,3 +261,21 @@ def test_half_precision_is_cast_and_told() -> None:
     assert encoder.model is model
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert not model.training
+
+
+def test_a_deep_copy_uses_its_own_weights() -> None:
+    import copy
+
+    from _colours import untrained
+
+    encoder = untrained()
+    x = images(2)
+    twin = copy.deepcopy(encoder)
+    before = encoder.encode_image(x)
+    with torch.no_grad():
+        for parameter in twin.model.parameters():
+            parameter.mul_(0.5)
+    assert torch.equal(encoder.encode_image(x), before)
+    assert not torch.allclose(twin.encode_image(x), before)
+    assert all(parameter.requires_grad for parameter in twin.model.parameters())
+    assert not any(parameter.requires_grad for parameter in encoder.copy().model.parameters())

@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import pytest
 import torch
-from _colours import COLOURS, SIZE, mark, pictures, trained, untrained
+from _colours import COLOURS, SIZE, TARGET, TEMPLATES, mark, pictures, state, weights
 
 from tunesmith.audit.backdoor.auditing import audit_backdoor, wilson
 from tunesmith.audit.backdoor.inversion import invert_trigger, invert_triggers
 from tunesmith.audit.backdoor.metrics import attack_success_rate, clean_accuracy
-from tunesmith.audit.backdoor.repair import believed, remove_backdoor, shortened
 from tunesmith.audit.backdoor.search import frozen, optimise_triggers, within
 from tunesmith.audit.backdoor.targets import identify_target, outlier
 from tunesmith.audit.backdoor.triggers import Form, Trigger, bend
-from tunesmith.audit.backdoor.tuning import ActivationTuner, suggested_rate
-from tunesmith.audit.backdoor.zero_shot import predict, zero_shot_weights
-
-TARGET = 2
-TEMPLATES = ["a photo of a {}"]
-
-
-@pytest.fixture(scope="module")
-def suspect():
-    return trained(poisoned=True)
-
-
-@pytest.fixture(scope="module")
-def harmless():
-    return trained(poisoned=False)
-
-
-def weights(model):
-    return zero_shot_weights(model, COLOURS, TEMPLATES)
-
-
-def state(model):
-    return {name: value.clone() for name, value in model.model.state_dict().items()}
 
 
 def test_the_mark_works_and_the_model_is_accurate(suspect):
@@ -132,7 +107,7 @@ def test_groups_that_fit_into_memory_change_nothing(suspect, monkeypatch):
     x = suspect.normalise(pictures(16, 5)[0])
     forms = (Form(), Form(0.2), Form(0.0, 2.0))
     whole = invert_triggers(suspect, x, TARGET, COLOURS, templates=TEMPLATES, forms=forms, steps=5)
-    monkeypatch.setattr("tunesmith.audit.backdoor.search.PIXELS", 1)
+    monkeypatch.setattr("tunesmith.audit.backdoor._passes.PIXELS", 1)
     single = invert_triggers(suspect, x, TARGET, COLOURS, templates=TEMPLATES, forms=forms, steps=5)
     for a, b in zip(whole, single, strict=True):
         torch.testing.assert_close(a.mask, b.mask, atol=1e-4, rtol=0)
@@ -185,153 +160,6 @@ def test_a_field_of_one_shift_moves_the_image():
     right[0] = 1.0  # a sixteenth of the side, here one pixel
     torch.testing.assert_close(bend(x, right)[..., :-1], x[..., 1:], atol=1e-5, rtol=0)
     torch.testing.assert_close(bend(x, 0 * right), x, atol=1e-6, rtol=0)
-
-
-def erased(suspect, **parameters):
-    model = suspect.copy()
-    x = suspect.normalise(pictures(64, 5)[0])
-    trigger = invert_trigger(model, x, TARGET, COLOURS, templates=TEMPLATES, steps=100)
-    tune, _ = pictures(64, 6)
-    tuner = ActivationTuner(**parameters)
-    tuner.fit(model, trigger, model.normalise(tune))
-    return model, tuner
-
-
-def test_tuning_erases_the_mark_and_leaves_texts_and_buffers(suspect):
-    before = state(suspect)
-    model, tuner = erased(suspect)
-    x, y = pictures(80, 9)
-    W = weights(model)
-    assert clean_accuracy(model, model.normalise(x), y, W) >= 0.9
-    assert attack_success_rate(model, model.normalise(x), y, mark, TARGET, W) <= 0.3
-    assert torch.equal(W, weights(suspect))
-    learned = {name for name, _ in model.model.named_parameters() if name.startswith("visual.")}
-    for name, value in model.model.state_dict().items():
-        if name not in learned:
-            assert torch.equal(value, before[name]), name
-    assert len(tuner.critical_layers_) == 3
-    critical = tuner.critical_layers_[0]
-    assert tuner.impact_after_[critical] < tuner.impact_[critical]
-    assert tuner.best_step_ % 10 == 0
-
-
-def test_masked_gradients_move_critical_rows_only(suspect):
-    before = state(suspect)
-    model, tuner = erased(
-        suspect, variant="paper", learning_rate=1e-3, steps=3, keep_best=False, weight_decay=0.1
-    )
-    masks = tuner.neuron_masks_[0]
-    moved = 0
-    for name, value in model.model.state_dict().items():
-        layer = next((layer for layer in tuner.critical_layers_ if name.startswith(f"{layer}.")), None)
-        learned = name in dict(model.model.named_parameters())
-        rows = masks[layer].flatten(1).any(dim=1) if layer and learned else torch.zeros(0, dtype=torch.bool)
-        if not learned or rows.shape != value.shape[:1]:
-            assert torch.equal(value, before[name]), name
-            continue
-        assert torch.equal(value[~rows], before[name][~rows]), name
-        moved += int((value[rows] != before[name][rows]).any())
-    assert moved > 0
-
-
-def test_the_rate_follows_the_size_of_the_weights():
-    model = untrained()
-    for p in model.image_parameters().values():
-        if p.dim() > 1:
-            torch.nn.init.constant_(p, 3e-4 * p[0].numel())
-    assert suggested_rate(model) == pytest.approx(0.6 * 3e-4)
-    for p in model.image_parameters().values():
-        torch.nn.init.constant_(p, 100.0)
-    assert suggested_rate(model) == 1e-3
-    x = model.normalise(pictures(8, 6)[0])
-    trigger = Trigger(torch.full((3, SIZE, SIZE), 0.5), torch.ones(3, SIZE, SIZE), TARGET)
-    assert ActivationTuner(steps=1).fit(model, trigger, x).learning_rate_ == 1e-3
-
-
-def test_a_reference_and_callbacks(suspect):
-    model = suspect.copy()
-    x = model.normalise(pictures(32, 6)[0])
-    trigger = Trigger(torch.full((3, SIZE, SIZE), 0.5), torch.ones(3, SIZE, SIZE), TARGET)
-    seen = []
-    ActivationTuner(callbacks=[lambda step, row: seen.append(row["loss"]) or step == 3]).fit(
-        model, trigger, x
-    )
-    assert len(seen) == 3
-    tuner = ActivationTuner(steps=1).fit(model, trigger, x, reference=suspect)
-    assert tuner.history_[0]["preservation"] > 0  # the model is no longer the suspect
-    again = copy.deepcopy(suspect)
-    ActivationTuner(steps=3, schedule="constant").fit(again, [trigger, trigger], x)
-    one = ActivationTuner(steps=3, schedule="constant").fit(suspect.copy(), trigger, x)
-    assert one.history_[0]["loss"] == pytest.approx(one.history_[0]["alignment"])
-    few = ActivationTuner(steps=1, aligned=8).fit(suspect.copy(), trigger, x, reference=model)
-    only = ActivationTuner(steps=1).fit(suspect.copy(), trigger, x[:8], reference=model)
-    assert few.history_[0]["alignment"] == pytest.approx(only.history_[0]["alignment"], rel=1e-4)
-    assert few.history_[0]["preservation"] > only.history_[0]["preservation"] > 0
-
-
-def test_rounds_stop_when_nothing_is_left(suspect):
-    x = suspect.normalise(pictures(64, 5)[0])
-    tune = suspect.normalise(pictures(64, 6)[0])
-    model = suspect.copy()
-    done = remove_backdoor(
-        model, x, tune, TARGET, COLOURS, templates=TEMPLATES, forms=(Form(), Form(0.3)), rounds=3
-    )
-    assert done.target == TARGET
-    assert (
-        1
-        <= len(done.tuners)
-        == len(done.costs)
-        == len(done.weights)
-        == len(done.lengths)
-        <= len(done.rounds)
-        <= 3
-    )
-    assert len(done.tuners) == 3 or max(done.rounds[-1]) < 0.1  # it ends early when nothing works any more
-    assert done.best.success == max(t.success for t in done.triggers)
-    assert all(0 <= share <= 1 for row in done.rounds for share in row)
-    unseen, labels = pictures(80, 9)
-    rate = attack_success_rate(model, model.normalise(unseen), labels, mark, TARGET, weights(model))
-    assert rate <= 0.3
-
-
-def test_a_round_that_costs_too_much_is_taken_back(suspect):
-    x = suspect.normalise(pictures(32, 5)[0])
-    model = suspect.copy()
-    done = remove_backdoor(
-        model, x, x, TARGET, COLOURS, templates=TEMPLATES, forms=(Form(),), rounds=2, budget=0.0,
-        tuner={"learning_rate": 1.0, "steps": 3},
-    )  # fmt: skip
-    assert done.costs == done.lengths == [0.0, 0.0]
-    assert done.weights == [1.0, 2.0]
-    assert all(torch.equal(v, state(suspect)[name]) for name, v in state(model).items())
-
-
-def test_a_step_is_shortened_to_its_budget(suspect):
-    model = suspect.copy()
-    x, W = model.normalise(pictures(32, 5)[0]), weights(model)
-    belief = believed(model, x, W)
-    assert torch.allclose(belief.sum(dim=1), torch.ones(32))
-    assert bool((belief.argmax(dim=1) == predict(model, x, W)).all())
-    moving = model.image_parameters()
-    before = {name: p.detach().clone() for name, p in moving.items()}
-
-    def cost(length):
-        with torch.no_grad():
-            for name, p in moving.items():
-                p.copy_((1 - 3 * length) * before[name])  # a step far beyond zero: images change their names
-        named = predict(model, x, W)
-        return float((belief.amax(dim=1) - belief.gather(1, named[:, None])[:, 0]).mean())
-
-    longer = {length: cost(length) for length in (1.0, 0.5, 0.25, 0.125, 0.0625)}
-    assert longer[1.0] > 0.1
-    cost(1.0)
-    least, length = shortened(model, moving, before, x, W, belief, 0.1)
-    assert length < 1
-    assert least <= 0.1
-    assert least == pytest.approx(longer.get(length, 0.0), abs=1e-6)
-    assert all(value > 0.1 for other, value in longer.items() if other > length)
-    for name, p in moving.items():
-        assert torch.allclose(p, (1 - 3 * length) * before[name], atol=1e-6)
 
 
 def test_audits(suspect, tmp_path):

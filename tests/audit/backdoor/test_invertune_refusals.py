@@ -148,6 +148,11 @@ def test_triggers_that_do_not_fit(model, tmp_path):
             {"schedule": "linear"},
             "'schedule' parameter of ActivationTuner must be one of 'constant', 'cosine', 'rest",
         ),
+        (
+            {"variant": "official", "micro_batch": 8},
+            "'micro_batch' parameter of ActivationTuner must be None with train_mode, where images of a pass see one "
+            "another. Got 8 instead.",
+        ),
         ({"steps": 0}, "'steps' parameter of ActivationTuner must be an int of at least 1. Got 0 instead."),
         (
             {"top_k": True},

@@ -244,7 +244,13 @@ class DualEncoder:
 
     def copy(self) -> DualEncoder:
         """Return an independent copy whose parameters are frozen."""
-        twin = copy.deepcopy(self.model).requires_grad_(False)
+        twin = copy.deepcopy(self)
+        twin.model.requires_grad_(False)
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DualEncoder:
+        # Wrapped anew: the functions that encode belong to one model, and copied they would go on using it.
+        twin = copy.deepcopy(self.model, memo)
         again: dict[str, Any] = {"processor": self.processor} if self.processor is not None else {}
         found = type(self).of(
             twin, self.tokenizer, mean=self.mean, std=self.std, image_size=self.image_size, **again

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tunesmith.audit.backdoor._passes import group_of
 from tunesmith.audit.backdoor.encoders import DualEncoder
 from tunesmith.audit.backdoor.objective import blend, class_logits, ssim
 from tunesmith.audit.backdoor.triggers import FIELD, Form, bend
@@ -19,7 +20,6 @@ from tunesmith.audit.backdoor.zero_shot import image_features
 __all__ = ["WEIGHTS", "Found", "frozen", "optimise_triggers", "success_rates", "within"]
 
 WEIGHTS = (5.0, 0.5, 1.0, 0.01)
-PIXELS = 64 * 224 * 224  # of one pass forward and backward: what 64 images of CLIP have
 SETTLED = 0.9  # a mask that keeps this share of its sum from one check to the next shrinks no more
 
 
@@ -124,7 +124,7 @@ def optimise_triggers(
     shrunk_from = m.detach().flatten(1).sum(dim=1).cpu()
     history: list[list[dict[str, float]]] = [[] for _ in m]
     order = _orders(len(x), min(batch_size, len(x)), generator)
-    group = max(1, PIXELS // (min(batch_size, len(x)) * x.shape[-2] * x.shape[-1]))
+    group = max(1, group_of(x) // min(batch_size, len(x)))
     rows = [slice(k, k + group) for k in range(0, len(m), group)]
     for step in range(1, steps + 1):
         batch = x[next(order)]

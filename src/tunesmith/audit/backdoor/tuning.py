@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tunesmith.audit.backdoor._passes import descend, group_of, see, trainable
 from tunesmith.audit.backdoor.encoders import DualEncoder
 from tunesmith.audit.backdoor.objective import (
     critical_layers,
@@ -64,8 +64,8 @@ class ActivationTuner:
     layers move); ``"default"`` aligns like the code, but normalisation layers keep their statistics, the rate falls
     once, and it suits small models: see ``learning_rate``.
 
-    Time: ``steps`` forward and backward passes of (1 + number of triggers) batches. Memory: all of these images are one
-    pass, for means over the batch are compared; ``aligned`` makes it smaller.
+    Time: ``steps`` forward and backward passes of (1 + number of triggers) batches. Memory: that of a pass of
+    ``micro_batch`` images, and the activations of the critical layers of all of them.
 
     Args:
         variant: ``"default"``, ``"official"`` or ``"paper"``.
@@ -80,6 +80,8 @@ class ActivationTuner:
         preservation_weight: beta.
         aligned: how many of the clean images, the first, are also triggered and aligned; the others only hold the
             features. None: all, as in the code.
+        micro_batch: images of one pass; more go through in groups, with the same gradients, at the cost of one more
+            forward pass. None: as many as 64 images of 224 pixels have pixels. Not with ``train_mode``.
         learning_rate: of AdamW; ``"auto"``, 2e-6 and 8e-6 in the variants. See `suggested_rate`.
         schedule: ``"constant"``; ``"cosine"``: to a twentieth over the steps; ``"restart"``: cosine of half-period
             100 to 1e-7, which rises again after step 100, as in the code.
@@ -118,6 +120,7 @@ class ActivationTuner:
         alignment_weight: float = 1.0,
         preservation_weight: float = 0.5,
         aligned: int | None = None,
+        micro_batch: int | None = None,
         learning_rate: float | str | None = None,
         schedule: str | None = None,
         steps: int | None = None,
@@ -143,7 +146,9 @@ class ActivationTuner:
             if chosen[name] not in allowed:
                 raise ParameterError(name, self, f"one of {', '.join(map(repr, allowed))}", chosen[name])
         counts = {"steps": chosen["steps"], "top_k": top_k, "check_every": check_every}
-        counts["aligned"] = 1 if aligned is None else aligned
+        counts |= {
+            name: 1 if v is None else v for name, v in (("aligned", aligned), ("micro_batch", micro_batch))
+        }
         for name, value in counts.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ParameterError(name, self, "an int of at least 1", value)
@@ -164,7 +169,10 @@ class ActivationTuner:
         self.top_k, self.layers, self.check_every = top_k, layers, check_every
         self.alignment_weight, self.preservation_weight = alignment_weight, preservation_weight
         self.weight_decay, self.max_grad_norm, self.keep_best = weight_decay, max_grad_norm, keep_best
-        self.aligned = aligned
+        if micro_batch is not None and chosen["train_mode"]:
+            expected = "None with train_mode, where images of a pass see one another"
+            raise ParameterError("micro_batch", self, expected, micro_batch)
+        self.aligned, self.micro_batch = aligned, micro_batch
         self.min_success, self.check_range, self.callbacks = min_success, check_range, tuple(callbacks)
 
     def fit(
@@ -210,16 +218,22 @@ class ActivationTuner:
         # The images that are only held come last: the rest are equal parts, clean and under each trigger.
         pictures = torch.cat([x[:n], *(t.apply(x[:n]) for t in triggers), x[n:]])
         parts = 1 + len(triggers)
+        size = len(pictures) if self.train_mode else self.micro_batch or group_of(pictures)
         with torch.no_grad():
-            features, seen = _run(model, pictures, names, parts, n)
-            original = _clean(features, parts, n) if reference is None else reference.encode_image(x)
+            features, found = see(model, pictures, names, parts * n, size)
+            seen = _split(found, n)
+            original = _clean(features, parts, n)
+            if reference is not None:
+                original = torch.cat([reference.encode_image(some) for some in torch.split(x, size)])
         self.impact_ = _mean([layer_impact(seen[0], after) for after in seen[1:]])
         self.critical_layers_ = critical_layers(self.impact_, self.layer_rule, self.top_k)  # type: ignore[arg-type]
         self.neuron_masks_ = [self._neurons(seen[0], after) for after in seen[1:]]
-        with _trainable(model, self._moving(model), self.train_mode) as moving:
-            self._train(model, pictures, parts, n, original, moving)
+        del found, seen, features  # as large as all activations of the batch
+        moving = self._moving(model)
+        with trainable(model, moving, self.train_mode):
+            self._train(model, pictures, parts, n, size, original, moving)
         with torch.no_grad():
-            _, seen = _run(model, pictures, names, parts, n)
+            seen = _split(see(model, pictures, names, parts * n, size)[1], n)
         self.impact_after_ = _mean([layer_impact(seen[0], after) for after in seen[1:]])
         return self
 
@@ -261,6 +275,7 @@ class ActivationTuner:
         pictures: Tensor,
         parts: int,
         n: int,
+        size: int,
         original: Tensor,
         moving: dict[str, Any],
     ) -> None:
@@ -282,11 +297,11 @@ class ActivationTuner:
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate_, weight_decay=self.weight_decay)
         rate = _schedule(optimizer, self.schedule, self.steps)
         align = ALIGNMENTS[self.alignment]
-        for step in range(1, self.steps + 1):
-            features, seen = _run(model, pictures, self.critical_layers_, parts, n)
+
+        def terms(features: Tensor, found: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+            clean, *triggered = _split(found, n)
             pulls = [
-                align(seen[0], after, masks)
-                for after, masks in zip(seen[1:], self.neuron_masks_, strict=True)
+                align(clean, after, masks) for after, masks in zip(triggered, self.neuron_masks_, strict=True)
             ]
             alignment = torch.stack(pulls).mean()
             kept = preservation(_clean(features, parts, n), original)
@@ -295,8 +310,13 @@ class ActivationTuner:
                 raise TrainingError(
                     f"The loss of activation tuning is {float(loss)} in step {step}; lower learning_rate."
                 )
+            return loss, alignment, kept
+
+        for step in range(1, self.steps + 1):
             optimizer.zero_grad()
-            torch.autograd.backward(loss, inputs=trained)
+            loss, alignment, kept = descend(
+                model, pictures, self.critical_layers_, parts * n, size, terms, trained
+            )
             norm = torch.nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
             optimizer.step()
             rate.step()
@@ -305,9 +325,9 @@ class ActivationTuner:
                     p[rows] = before[rows]
             row = {
                 "step": float(step),
-                "alignment": float(alignment.detach()),
-                "preservation": float(kept.detach()),
-                "loss": float(loss.detach()),
+                "alignment": float(alignment),
+                "preservation": float(kept),
+                "loss": float(loss),
                 "gradient_norm": float(norm),
             }
             self.history_.append(row)
@@ -341,14 +361,10 @@ def suggested_rate(model: DualEncoder) -> float:
     return min(1e-3, max(2e-6, 0.6 * median(ratios))) if ratios else 2e-6
 
 
-def _run(
-    model: DualEncoder, pictures: Tensor, layers: Sequence[str], parts: int, n: int
-) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """Return the features, and the activations of each of the first ``parts`` groups of ``n`` images."""
-    with model.activations(layers) as seen:
-        features = model.encode_image(pictures)
-        chunks = {name: torch.split(seen[name][: parts * n], n) for name in layers}
-    return features, [{name: pieces[i] for name, pieces in chunks.items()} for i in range(parts)]
+def _split(found: Mapping[str, Tensor], n: int) -> list[dict[str, Tensor]]:
+    """Return the activations of each group of ``n`` images: the clean ones, then those under each trigger."""
+    pieces = {name: torch.split(values, n) for name, values in found.items()}
+    return [dict(zip(pieces, group, strict=True)) for group in zip(*pieces.values(), strict=True)]
 
 
 def _clean(features: Tensor, parts: int, n: int) -> Tensor:
@@ -364,22 +380,6 @@ def _channels(mask: Tensor) -> Tensor:
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
-
-
-@contextmanager
-def _trainable(model: DualEncoder, moving: dict[str, Any], train_mode: bool) -> Iterator[dict[str, Any]]:
-    """Let only these parameters have gradients; everything is as before afterwards."""
-    before = {name: p.requires_grad for name, p in model.model.named_parameters()}
-    try:
-        for name, p in model.model.named_parameters():
-            p.requires_grad_(name in moving)
-        model.model.train(train_mode)
-        yield moving
-    finally:
-        model.model.eval()
-        for name, p in model.model.named_parameters():
-            p.requires_grad_(before[name])
-            p.grad = None
 
 
 def _schedule(optimizer: torch.optim.Optimizer, kind: str, steps: int) -> Any:
