@@ -192,7 +192,7 @@ class Pair:
         torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return float(loss)
+        return float(loss.detach())
 
 
 def _mixes(model: Any, adapter: Any) -> bool:
