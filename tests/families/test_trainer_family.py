@@ -14,8 +14,10 @@ from _trainer_rows import ROWS, train
 from _two_processes import TESTS, run_alone_and_in_two
 from tunesmith.core.errors import TrainingError
 
-# the plain losses have tests of their own; here they show that the suite itself is right
-NAMES = [pytest.param(n, marks=pytest.mark.slow if n in ("sft", "cross-entropy") else []) for n in ROWS]
+# One collator and one loss of a whole step run in the default tier; the others have trainer tests of their own there. The
+# plain losses show that the suite itself is right.
+QUICK = ("masked-thought", "core-tuning")
+NAMES = [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in ROWS]
 
 
 @pytest.fixture
