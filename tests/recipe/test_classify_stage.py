@@ -40,6 +40,7 @@ def recipe(tmp_path: Path, write_jsonl: Any, tiny_bert_dir: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_it_is_trained_and_beats_the_commonest_class(recipe: Path, tmp_path: Path) -> None:
     result = run(recipe, tmp_path / "run", overrides=["export={merged: false}"])
     found = {row["arm"]: row["accuracy"] for row in result.summary}

@@ -57,6 +57,7 @@ def test_what_the_stage_depends_on() -> None:
     assert depends_on(plain, hashes) == {}
 
 
+@pytest.mark.slow
 def test_candidates_come_from_the_recipes_training_and_a_killed_run_goes_on(
     rows: str, tmp_path: Path, tiny_model_dir: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,21 +11,11 @@ from tunesmith.recipe import load, run
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))
-# One recipe runs in the default tier, where each stage has tests of its own; the others run in the slow tier.
-QUICK = ("quickstart",)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(
-            path,
-            id=str(path.relative_to(FOLDER)),
-            marks=[] if path.stem in QUICK else [pytest.mark.slow],
-        )
-        for path in RECIPES
-    ],
-)
+# In the default tier each stage has tests of its own, and the demo is the first of these recipes.
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [pytest.param(path, id=str(path.relative_to(FOLDER))) for path in RECIPES])
 def test_recipe_runs(path, tiny_model_dir, tiny_encoder_dir, tmp_path):
     loaded = load(path)
     overrides = [f"model.id={tiny_model_dir}", f"features.encoder={tiny_encoder_dir}", "train.epochs=1"]

@@ -162,6 +162,10 @@ def test_triggers_that_do_not_fit(model, tmp_path):
             {"learning_rate": -1},
             "'learning_rate' parameter of ActivationTuner must be a finite number of at least 0",
         ),
+        (
+            {"feature_weight": float("nan")},
+            "'feature_weight' parameter of ActivationTuner must be a finite number of at least 0",
+        ),
     ],
 )
 def test_parameters_of_the_tuner(parameters, message):
@@ -224,6 +228,10 @@ def test_parameters_of_targets_texts_and_repair(model):
         remove_backdoor(model, x, x, 0, COLOURS, rounds=0)
     with refused("The 'budget' parameter of remove_backdoor must be in [0, 1]. Got 2 instead."):
         remove_backdoor(model, x, x, 0, COLOURS, budget=2)
+    with refused("The 'mixes' parameter of remove_backdoor must be an int of at least 0. Got -1 instead."):
+        remove_backdoor(model, x, x, 0, COLOURS, mixes=-1)
+    with refused("The 'tuning_images' parameter of remove_backdoor must be "):
+        remove_backdoor(model, x, x[..., 1:], 0, COLOURS)
     with refused("No inverted trigger turns more than", TrainingError):
         remove_backdoor(
             model, x, x, 1, COLOURS, forms=(Form(0.001),), inversion={"steps": 1}, min_success=0.99

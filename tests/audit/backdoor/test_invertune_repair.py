@@ -6,13 +6,15 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from _colours import COLOURS, SIZE, TARGET, TEMPLATES, mark, pictures, state, untrained, weights
 
 from tunesmith.audit.backdoor.inversion import invert_trigger
 from tunesmith.audit.backdoor.metrics import attack_success_rate, clean_accuracy
-from tunesmith.audit.backdoor.repair import believed, remove_backdoor, shortened
+from tunesmith.audit.backdoor.rates import suggested_rate
+from tunesmith.audit.backdoor.repair import believed, mixed, remove_backdoor, shortened
 from tunesmith.audit.backdoor.triggers import Form, Trigger
-from tunesmith.audit.backdoor.tuning import ActivationTuner, suggested_rate
+from tunesmith.audit.backdoor.tuning import ActivationTuner
 from tunesmith.audit.backdoor.zero_shot import predict
 
 
@@ -98,6 +100,27 @@ def test_a_reference_and_callbacks(suspect):
     assert few.history_[0]["preservation"] > only.history_[0]["preservation"] > 0
 
 
+def test_features_of_triggered_images_are_drawn_back(suspect):
+    x = suspect.normalise(pictures(32, 6)[0])
+    triggers = [
+        Trigger(torch.full((3, SIZE, SIZE), share), torch.ones(3, SIZE, SIZE), TARGET, 1.0)
+        for share in (0.3, 0.5)
+    ]
+    plain = ActivationTuner(steps=2).fit(suspect.copy(), triggers, x)
+    assert [row["features"] for row in plain.history_] == [0, 0]
+    model = suspect.copy()
+    alone = {"alignment_weight": 0.0, "preservation_weight": 0.0, "keep_best": False, "learning_rate": 1e-3}
+    tuner = ActivationTuner(feature_weight=2.0, steps=20, aligned=20, **alone).fit(model, triggers, x)
+    first, last = tuner.history_[0], tuner.history_[-1]
+    with torch.no_grad():
+        clean = F.normalize(suspect.encode_image(x[:20]), dim=1)
+        moved = [F.normalize(suspect.encode_image(t.apply(x[:20])), dim=1) for t in triggers]
+    by_hand = torch.stack([(2 - 2 * (m * clean).sum(1)).mean() for m in moved]).mean()
+    assert first["features"] == pytest.approx(float(by_hand), rel=1e-4)
+    assert first["loss"] == pytest.approx(2 * first["features"])
+    assert last["features"] < 0.5 * first["features"]
+
+
 @pytest.mark.parametrize("alignment", ["relative", "mse", "scaled_mse"])
 def test_groups_of_a_batch_are_the_batch(suspect, alignment):
     x = suspect.normalise(pictures(20, 5)[0])
@@ -106,8 +129,9 @@ def test_groups_of_a_batch_are_the_batch(suspect, alignment):
     for size in (None, 7):
         model = suspect.copy()
         tuner = ActivationTuner(
-            alignment=alignment, steps=3, aligned=12, micro_batch=size, learning_rate=1e-3, keep_best=False
-        )
+            alignment=alignment, feature_weight=0.5, steps=3, aligned=12, micro_batch=size, learning_rate=1e-3,
+            keep_best=False,
+        )  # fmt: skip
         tuner.fit(model, triggers, x)
         tuned.append((state(model), tuner.history_, tuner.impact_after_))
     whole, grouped = tuned
@@ -137,12 +161,25 @@ def test_rounds_stop_when_nothing_is_left(suspect):
         <= len(done.rounds)
         <= 3
     )
-    assert len(done.tuners) == 3 or max(done.rounds[-1]) < 0.1  # it ends early when nothing works any more
+    # It ends early when nothing works any more, twice in a row.
+    assert len(done.rounds) == 3 or max(max(row) for row in done.rounds[-2:]) < 0.1
     assert done.best.success == max(t.success for t in done.triggers)
     assert all(0 <= share <= 1 for row in done.rounds for share in row)
     unseen, labels = pictures(80, 9)
     rate = attack_success_rate(model, model.normalise(unseen), labels, mark, TARGET, weights(model))
     assert rate <= 0.3
+
+
+def test_mixes_lie_between_their_images():
+    draws = torch.Generator().manual_seed(0)
+    x = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 2, 2)
+    values = mixed(x, 200, draws)[:, 0, 0, 0]
+    assert values.shape == (200,)
+    assert values.min() >= 0
+    assert values.max() <= 1
+    inner = values[(values > 0) & (values < 1)]
+    assert 60 < len(inner) < 140  # half of the pairs are of two different images
+    assert len(mixed(x[:0], 5, draws)) == 0
 
 
 def test_a_round_that_costs_too_much_is_taken_back(suspect):

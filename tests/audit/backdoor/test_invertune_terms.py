@@ -15,6 +15,7 @@ from tunesmith.audit.backdoor.objective import (
     blend,
     class_logits,
     critical_layers,
+    feature_alignment,
     inversion_terms,
     layer_impact,
     mse_alignment,
@@ -46,7 +47,7 @@ def test_an_empty_mask_changes_nothing():
     with pytest.warns(UserWarning, match="moves all activations of 'visual.layer1' by the same"):
         tuner.fit(model, nothing, x)
     assert tuner.history_[0] == {
-        "step": 1.0, "alignment": 0.0, "preservation": 0.0, "loss": 0.0, "gradient_norm": 0.0
+        "step": 1.0, "alignment": 0.0, "preservation": 0.0, "features": 0.0, "loss": 0.0, "gradient_norm": 0.0
     }  # fmt: skip
     for name, p in model.model.named_parameters():
         assert torch.equal(p, before[name]), name
@@ -180,6 +181,14 @@ def test_alignments_by_hand():
     dead = {"a": torch.zeros(2, 2)}
     assert float(relative_alignment(dead, dead, both)) == 0
     assert float(preservation(torch.eye(2), torch.eye(2).flip(1))) == pytest.approx(2)
+
+
+def test_feature_alignment_by_hand():
+    original = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+    # Two triggers: the first leaves both images where they were, the second turns one about and one by 60 degrees.
+    triggered = torch.tensor([[5.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [math.sqrt(3) / 2, 0.5]])
+    assert float(feature_alignment(triggered, original)) == pytest.approx((0 + 0 + 4 + 1) / 4)
+    assert float(feature_alignment(triggered[:2], original)) == 0
 
 
 def test_blending_by_hand():

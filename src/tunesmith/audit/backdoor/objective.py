@@ -21,6 +21,7 @@ __all__ = [
     "blend",
     "class_logits",
     "critical_layers",
+    "feature_alignment",
     "inversion_terms",
     "layer_impact",
     "mse_alignment",
@@ -275,6 +276,20 @@ def scaled_mse_alignment(
         size = (clean[name].detach().square() * mask).sum().clamp_min(FLOOR)
         total = total + ((triggered[name] - clean[name]).square() * mask).sum() / size
     return total
+
+
+def feature_alignment(triggered: Tensor, original: Tensor) -> Tensor:
+    """Return the mean over images of ||n(F(x~)) - n(F0(x))||_2^2 = 2 - 2 cos: what a trigger still does to features.
+
+    Activations of critical layers leave ways around them, most of all in a transformer, whose class token gathers what
+    all patches carry; the features are where every way ends.
+
+    Args:
+        triggered: (k B, D) features of the same B images under each of k triggers, one trigger after the other.
+        original: (B, D) of the frozen copy on the clean images.
+    """
+    wanted = F.normalize(original, dim=-1).repeat(len(triggered) // len(original), 1)
+    return (F.normalize(triggered, dim=-1) - wanted).square().sum(dim=1).mean()
 
 
 def preservation(features: Tensor, original: Tensor) -> Tensor:

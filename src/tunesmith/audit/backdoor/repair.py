@@ -13,7 +13,7 @@ from tunesmith.audit.backdoor.encoders import DualEncoder
 from tunesmith.audit.backdoor.inversion import invert_triggers
 from tunesmith.audit.backdoor.triggers import Form, Trigger
 from tunesmith.audit.backdoor.tuning import ActivationTuner
-from tunesmith.audit.backdoor.zero_shot import image_features, predict, zero_shot_weights
+from tunesmith.audit.backdoor.zero_shot import check_images, image_features, predict, zero_shot_weights
 from tunesmith.core.errors import ParameterError, TrainingError
 from tunesmith.core.seeds import child_seed
 
@@ -68,8 +68,9 @@ def remove_backdoor(
     class_names: Sequence[str],
     *,
     forms: Sequence[Form] = FORMS,
-    rounds: int = 10,
-    budget: float = 0.02,
+    rounds: int = 12,
+    budget: float = 0.05,
+    mixes: int = 60,
     tuner: dict[str, Any] | None = None,
     inversion: dict[str, Any] | None = None,
     templates: Sequence[Any] | None = None,
@@ -86,8 +87,12 @@ def remove_backdoor(
     that is lost if the suspect's own probabilities are right, mean_i p(old name of i) - p(new name of i): no labels are
     needed, and an image that hung in the balance counts little. Where it is above ``budget``, the round's change of the
     weights is halved until it is not (up to four times, then it is taken back) and beta is doubled; below half of it,
-    beta is halved, but never below half of its first value. It ends early when no form works on a tenth of the images
-    any more.
+    beta is halved, but never below half of its first value. It ends early when two searches in a row find no form that
+    works on a tenth of the images.
+
+    What a repair unlearns first is the target's class itself, of which the tuning images hold few. So the features of
+    mixes x = l x1 + (1 - l) x2 are held too, x1 and x2 tuning images that the suspect names as the target, l from
+    U(1/2, 1).
 
     Time: ``rounds`` times that of `invert_triggers` and of `ActivationTuner.fit`. Memory: one frozen copy.
 
@@ -100,7 +105,9 @@ def remove_backdoor(
         class_names: C names.
         forms: of the triggers.
         rounds: at most.
-        budget: accuracy that may be lost by that estimate, in [0, 1].
+        budget: accuracy that may be lost by that estimate, in [0, 1]. It errs upwards: where the suspect was sure and
+            wrong, a right name counts as a loss.
+        mixes: number of those of the target.
         tuner: parameters of `ActivationTuner` that differ from `TUNER`.
         inversion: parameters of `invert_triggers` that differ from `INVERSION`.
         templates: see `zero_shot_weights`.
@@ -109,7 +116,8 @@ def remove_backdoor(
         random_state: of everything drawn.
 
     Raises:
-        ParameterError: as `invert_triggers`; no round, a budget outside [0, 1].
+        ParameterError: as `invert_triggers`; tuning images of another size, no round, a budget outside [0, 1], a
+            negative number of mixes.
         DataError: values outside the normalised range.
         TrainingError: in the first round no trigger reaches ``min_success``: there is nothing to tune on.
     """
@@ -117,30 +125,44 @@ def remove_backdoor(
         raise ParameterError("rounds", "remove_backdoor", "an int of at least 1", rounds)
     if not 0 <= budget <= 1:
         raise ParameterError("budget", "remove_backdoor", "in [0, 1]", budget)
+    if isinstance(mixes, bool) or not isinstance(mixes, int) or mixes < 0:
+        raise ParameterError("mixes", "remove_backdoor", "an int of at least 0", mixes)
+    check_images(model, tuning_images, "remove_backdoor", "tuning_images", least=2)
     W = zero_shot_weights(model, class_names, templates) if text_weights is None else text_weights
     original = model.copy()
     belief = believed(original, images, W)
     weak = min(WEAK, min_success)
     settings = {**TUNER, **(tuner or {}), "min_success": weak}
+    settings["aligned"] = min(
+        settings["aligned"] or len(tuning_images), len(tuning_images)
+    )  # of these, no mixes
     beta = settings.pop("preservation_weight")
     least = beta / 2
     parameters = model.image_parameters()
     repair: Repair | None = None
+    idle = 0
     for i in range(rounds):
         triggers = invert_triggers(
             model, images, target, class_names, forms=forms, text_weights=W,
             random_state=child_seed(random_state, "round", i), **{**INVERSION, **(inversion or {})},
         )  # fmt: skip
         if repair is None:
-            repair = Repair(triggers[0].target, triggers, triggers)
+            c = triggers[0].target
+            repair = Repair(c, triggers, triggers)
+            of_target = tuning_images[(predict(model, tuning_images, W) == c).to(tuning_images.device)]
+            draws = torch.Generator().manual_seed(child_seed(random_state, "mixes"))
+            held = torch.cat([tuning_images, mixed(of_target, mixes, draws)])
         repair.last_triggers = triggers
         repair.rounds.append([t.success for t in triggers])
         working = [t for t in triggers if t.success >= (weak if i else min_success)]
-        if not working:
+        idle = 0 if working else idle + 1
+        if idle == IDLE or not (working or repair.tuners):
             break
+        if not working:
+            continue
         before = {name: p.detach().clone() for name, p in parameters.items()}
         step = ActivationTuner(**settings, preservation_weight=beta)
-        repair.tuners.append(step.fit(model, working, tuning_images, reference=original))
+        repair.tuners.append(step.fit(model, working, held, reference=original))
         cost, length = shortened(model, parameters, before, images, W, belief, budget)
         repair.costs.append(cost)
         repair.weights.append(beta)
@@ -157,6 +179,21 @@ def remove_backdoor(
             f"(min_success is {100 * min_success:.0f} %), so there is nothing to tune on: the target may be another."
         )
     return repair
+
+
+def mixed(images: Tensor, number: int, draws: torch.Generator) -> Tensor:
+    """Return l x1 + (1 - l) x2 for pairs that are drawn, l from U(1/2, 1): (number, 3, H, W), or none of no images.
+
+    Args:
+        images: (K, 3, H, W).
+        number: of mixes.
+        draws: random numbers.
+    """
+    if not len(images):
+        return images
+    first, second = torch.randint(len(images), (2, number), generator=draws).to(images.device)
+    share = (1 + torch.rand((number, 1, 1, 1), generator=draws).to(images)) / 2
+    return share * images[first] + (1 - share) * images[second]
 
 
 def believed(model: DualEncoder, images: Tensor, text_weights: Tensor) -> Tensor:
@@ -194,6 +231,7 @@ def shortened(
 
 
 WEAK = 0.1  # in later rounds a trigger that works on fewer images is not tuned on
+IDLE = 2  # searches in a row, from other starts, that find nothing: then it is over
 LENGTHS = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.0)
 
 INVERSION: dict[str, Any] = {
@@ -203,8 +241,9 @@ INVERSION: dict[str, Any] = {
 where the search ends, and costs a third of the time of small images."""
 
 TUNER: dict[str, Any] = {
-    "alignment": "scaled_mse", "alignment_weight": 0.6, "preservation_weight": 1.0, "steps": 40, "schedule": "cosine",
-    "keep_best": False, "aligned": 40,
+    "alignment": "scaled_mse", "alignment_weight": 0.6, "preservation_weight": 1.0, "feature_weight": 1.0,
+    "steps": 40, "schedule": "cosine", "keep_best": False, "aligned": 48,
 }  # fmt: skip
 """The paper's alignment, of every image, free of scale, with all layers and weights of the default: means over images,
-as in the authors' code, leave single images of a transformer tower where they were, and cost it more accuracy."""
+as in the authors' code, leave single images of a transformer tower where they were, and cost it more accuracy. The
+embedding is aligned like a layer: without it a repaired tower keeps ways around its critical layers."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from statistics import median
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from tunesmith.audit.backdoor._passes import descend, group_of, see, trainable
 from tunesmith.audit.backdoor.encoders import DualEncoder
 from tunesmith.audit.backdoor.objective import (
     critical_layers,
+    feature_alignment,
     layer_impact,
     mse_alignment,
     preservation,
@@ -22,11 +22,12 @@ from tunesmith.audit.backdoor.objective import (
     scaled_mse_alignment,
     two_means,
 )
+from tunesmith.audit.backdoor.rates import SCHEDULES, schedule_of, suggested_rate
 from tunesmith.audit.backdoor.triggers import Trigger
 from tunesmith.audit.backdoor.zero_shot import check_images
 from tunesmith.core.errors import ParameterError, TrainingError, UnknownNameError
 
-__all__ = ["VARIANTS", "ActivationTuner", "suggested_rate"]
+__all__ = ["VARIANTS", "ActivationTuner"]
 
 Callback = Callable[[int, dict[str, float]], Any]
 
@@ -48,7 +49,7 @@ ALIGNMENTS = {"relative": relative_alignment, "mse": mse_alignment, "scaled_mse"
 CHOICES = {
     "alignment": tuple(ALIGNMENTS),
     "layer_rule": ("top_k", "mean_std"),
-    "schedule": ("constant", "cosine", "restart"),
+    "schedule": SCHEDULES,
 }
 
 
@@ -78,6 +79,8 @@ class ActivationTuner:
         mask_gradients: let only rows move whose index is that of a critical channel, in critical layers.
         alignment_weight: factor of the alignment.
         preservation_weight: beta.
+        feature_weight: factor of `feature_alignment`, which is ours: the features of triggered images are drawn to the
+            ones that the clean images had, as if the embedding were one more critical layer. 0: the paper.
         aligned: how many of the clean images, the first, are also triggered and aligned; the others only hold the
             features. None: all, as in the code.
         micro_batch: images of one pass; more go through in groups, with the same gradients, at the cost of one more
@@ -119,6 +122,7 @@ class ActivationTuner:
         mask_gradients: bool | None = None,
         alignment_weight: float = 1.0,
         preservation_weight: float = 0.5,
+        feature_weight: float = 0.0,
         aligned: int | None = None,
         micro_batch: int | None = None,
         learning_rate: float | str | None = None,
@@ -155,6 +159,7 @@ class ActivationTuner:
         sizes: dict[str, Any] = {
             "alignment_weight": alignment_weight,
             "preservation_weight": preservation_weight,
+            "feature_weight": feature_weight,
         }
         rate = chosen["learning_rate"]
         sizes |= {"weight_decay": weight_decay, "learning_rate": 0.0 if rate == "auto" else rate}
@@ -168,6 +173,7 @@ class ActivationTuner:
         self.learning_rate, self.steps = rate, int(chosen["steps"])
         self.top_k, self.layers, self.check_every = top_k, layers, check_every
         self.alignment_weight, self.preservation_weight = alignment_weight, preservation_weight
+        self.feature_weight = feature_weight
         self.weight_decay, self.max_grad_norm, self.keep_best = weight_decay, max_grad_norm, keep_best
         if micro_batch is not None and chosen["train_mode"]:
             expected = "None with train_mode, where images of a pass see one another"
@@ -295,7 +301,7 @@ class ActivationTuner:
             suggested_rate(model) if self.learning_rate == "auto" else float(self.learning_rate)
         )
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate_, weight_decay=self.weight_decay)
-        rate = _schedule(optimizer, self.schedule, self.steps)
+        rate = schedule_of(optimizer, self.schedule, self.steps)
         align = ALIGNMENTS[self.alignment]
 
         def terms(features: Tensor, found: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -305,16 +311,23 @@ class ActivationTuner:
             ]
             alignment = torch.stack(pulls).mean()
             kept = preservation(_clean(features, parts, n), original)
-            loss = self.alignment_weight * alignment + self.preservation_weight * kept
+            drawn = torch.zeros(())
+            if self.feature_weight:
+                drawn = feature_alignment(features[n : parts * n], original[:n])
+            loss = (
+                self.alignment_weight * alignment
+                + self.preservation_weight * kept
+                + self.feature_weight * drawn
+            )
             if not bool(torch.isfinite(loss)):
                 raise TrainingError(
                     f"The loss of activation tuning is {float(loss)} in step {step}; lower learning_rate."
                 )
-            return loss, alignment, kept
+            return loss, alignment, kept, drawn
 
         for step in range(1, self.steps + 1):
             optimizer.zero_grad()
-            loss, alignment, kept = descend(
+            loss, alignment, kept, drawn = descend(
                 model, pictures, self.critical_layers_, parts * n, size, terms, trained
             )
             norm = torch.nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
@@ -327,6 +340,7 @@ class ActivationTuner:
                 "step": float(step),
                 "alignment": float(alignment),
                 "preservation": float(kept),
+                "features": float(drawn),
                 "loss": float(loss),
                 "gradient_norm": float(norm),
             }
@@ -341,24 +355,6 @@ class ActivationTuner:
             for name, value in best.items():
                 named[name].copy_(value)
         self.best_step_ = self.best_step_ or len(self.history_)
-
-
-def suggested_rate(model: DualEncoder) -> float:
-    """Return a learning rate for a model's size: 0.6 times the median of rms / fan-in over the tower's matrices.
-
-    A step of AdamW moves each weight by about the rate, and an output by that times the fan-in; so the output moves by
-    a fixed share of what the weights make of it. For CLIP's widths this is near the paper's 8e-6, for the towers of our
-    bench near 1e-3. Kept within [2e-6, 1e-3].
-
-    Args:
-        model: its image tower is read.
-    """
-    ratios = [
-        float(p.detach().square().mean().sqrt()) / p[0].numel()
-        for p in model.image_parameters().values()
-        if p.dim() > 1
-    ]
-    return min(1e-3, max(2e-6, 0.6 * median(ratios))) if ratios else 2e-6
 
 
 def _split(found: Mapping[str, Tensor], n: int) -> list[dict[str, Tensor]]:
@@ -380,12 +376,3 @@ def _channels(mask: Tensor) -> Tensor:
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
-
-
-def _schedule(optimizer: torch.optim.Optimizer, kind: str, steps: int) -> Any:
-    if kind == "restart":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100, eta_min=1e-7)
-    if kind == "cosine":
-        low = optimizer.param_groups[0]["lr"] / 20
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps, eta_min=low)
-    return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
