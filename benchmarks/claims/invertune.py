@@ -5,8 +5,8 @@
 Models, splits and attacks are those of _clip_bench.py; the target is drawn per seed. The defence gets the 150 images
 for inversion and the 150 for tuning, no labels; attack success and accuracy are measured on 497 test images that it
 never saw. "InverTune, target given" is remove_backdoor on the true target; "target looked for" on the class that
-identify_target names (none: nothing is done). "Without the feature term" is the same with feature_weight 0, on the
-first two seeds. "One trigger, one round" is the paper's chain with the alignment of the authors' code on 64 images,
+identify_target names (none: nothing is done). "Without the feature term" is the same with feature_weight 0, on
+seed 6. "One trigger, one round" is the paper's chain with the alignment of the authors' code on 64 images,
 given the true target; "MSE, masked" is the same with the paper's alignment, layer rule and gradient mask. Controls:
 contrastive fine-tuning on the tuning images with their captions at two learning rates; in place of the inverted
 triggers random ones with the same sums of masks, tuned on in up to three rounds; the planted trigger itself in one
@@ -45,7 +45,7 @@ from tunesmith.core.errors import TrainingError
 from tunesmith.core.seeds import child_seed
 from tunesmith.metrics.bootstrap import paired_bootstrap
 
-SEEDS, BOTH = range(6, 11), (6, 7)  # seeds that run with and without the feature term
+SEEDS, BOTH = range(6, 11), (6,)  # seeds that run with and without the feature term
 NONE, OURS, ALONE = "no defence", "InverTune, target given", "InverTune, target looked for"
 NAMED = " named"  # the part of a model that looks for its target
 PLAIN = "without the feature term"

@@ -127,15 +127,15 @@ def remove_backdoor(
         raise ParameterError("budget", "remove_backdoor", "in [0, 1]", budget)
     if isinstance(mixes, bool) or not isinstance(mixes, int) or mixes < 0:
         raise ParameterError("mixes", "remove_backdoor", "an int of at least 0", mixes)
-    check_images(model, tuning_images, "remove_backdoor", "tuning_images", least=2)
+    if (tuner or {}).get("check_range", True):
+        check_images(model, tuning_images, "remove_backdoor", "tuning_images", least=2)
     W = zero_shot_weights(model, class_names, templates) if text_weights is None else text_weights
     original = model.copy()
     belief = believed(original, images, W)
     weak = min(WEAK, min_success)
     settings = {**TUNER, **(tuner or {}), "min_success": weak}
-    settings["aligned"] = min(
-        settings["aligned"] or len(tuning_images), len(tuning_images)
-    )  # of these, no mixes
+    # Mixes are held, never triggered and aligned.
+    settings["aligned"] = min(settings["aligned"] or len(tuning_images), len(tuning_images))
     beta = settings.pop("preservation_weight")
     least = beta / 2
     parameters = model.image_parameters()
