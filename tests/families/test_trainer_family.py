@@ -14,9 +14,9 @@ from _trainer_rows import ROWS, train
 from _two_processes import TESTS, run_alone_and_in_two
 from tunesmith.core.errors import TrainingError
 
-# One collator and one loss of a whole step run in the default tier; the others have trainer tests of their own there.
+# One row runs in the default tier; the others have trainer tests of their own there.
 # The plain losses show that the suite itself is right.
-QUICK = ("masked-thought", "core-tuning")
+QUICK = ("masked-thought",)
 NAMES = [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in ROWS]
 
 

@@ -117,6 +117,7 @@ def kill_during(folder: str, output: str, when: dict[str, Any]) -> None:
     start(folder, Path(output), [listen])
 
 
+@pytest.mark.slow  # in the default tier a whole run is killed, see tests/recipe/test_run.py
 def test_killed_and_continued(tiny_model_dir, straight, tmp_path):
     """Three kills in a row: at a random step, inside a save, and at a later random step."""
     context = multiprocessing.get_context("forkserver")
