@@ -84,33 +84,54 @@ def at_random(trigger: Any, model: Any, seed: int) -> Any:
     return replace(trigger, mask=mask, pattern=pattern, shifts=shifts, success=1.0)
 
 
+class Case:
+    """One model with its attack (None: clean), its class texts and its images, normalised."""
+
+    def __init__(self, job: str) -> None:
+        seed, tower, attack = job.removesuffix(NAMED).split("/")
+        self.seed, self.target, self.data = int(seed), target_of(int(seed)), split(int(seed))
+        self.attack: Any = None
+        if attack == "clean":
+            self.model = clean(tower, self.seed)
+        else:
+            self.model, self.attack = poisoned(tower, attack, self.seed)
+        self.W = zero_shot_weights(self.model, CLASSES, TEMPLATES)
+        parts = (self.data.inversion, self.data.tuning, self.data.test)
+        self.search, self.tune, self.test = (self.model.normalise(x) for x in parts)
+
+    def judged(self, tuned: Any, text_weights: torch.Tensor | None = None) -> list[float]:
+        """Return accuracy and attack success of a model on the test images."""
+        W = self.W if text_weights is None else text_weights
+        y = self.data.test_y
+        found = (
+            clean_accuracy(tuned, self.test, y, W),
+            attack_success_rate(tuned, self.test, y, self.attack, self.target, W),
+        )
+        return [round(value, 4) for value in found]
+
+    def removed(self, target: int, **parameters: Any) -> tuple[Any, Any]:
+        """Return a copy that was repaired for a target, and the Repair."""
+        tuned = self.model.copy()
+        return tuned, remove_backdoor(
+            tuned, self.search, self.tune, target, CLASSES, text_weights=self.W, random_state=self.seed, **parameters
+        )  # fmt: skip
+
+
 def named(job: str) -> dict[str, Any]:
     """One model: which class is named, and where that is another than the target, what its removal does."""
-    seed_text, tower, attack_name = job.removesuffix(NAMED).split("/")
-    seed = int(seed_text)
-    data, target = split(seed), target_of(seed)
-    model, attack = (
-        (clean(tower, seed), None) if attack_name == "clean" else poisoned(tower, attack_name, seed)
-    )
-    W = zero_shot_weights(model, CLASSES, TEMPLATES)
-    search, tune, test = (model.normalise(x) for x in (data.inversion, data.tuning, data.test))
+    case = Case(job)
     begin = time.process_time()
-    report = identify_target(model, search, CLASSES, text_weights=W, random_state=seed)
+    report = identify_target(case.model, case.search, CLASSES, text_weights=case.W, random_state=case.seed)
     found: dict[str, Any] = {
         "suspect": report.suspect, "named": report.target, "margin": round(report.margin, 3), "search": report.search,
         "margins": {name: [c, round(m, 3)] for name, (c, m) in report.margins.items()}, "votes": report.votes,
-        "target": target, "identify_s": round(time.process_time() - begin, 1),
+        "target": case.target, "identify_s": round(time.process_time() - begin, 1),
     }  # fmt: skip
-    if attack is not None and report.target not in (None, target):
-        misled = model.copy()
+    if case.attack is not None and report.target not in (None, case.target):
         try:
-            remove_backdoor(misled, search, tune, report.target, CLASSES, text_weights=W, random_state=seed)
+            found[ALONE] = case.judged(case.removed(report.target)[0])
         except TrainingError as error:  # no trigger leads to that class: nothing was done
-            found["misled"] = str(error)
-        found[ALONE] = [
-            round(clean_accuracy(misled, test, data.test_y, W), 4),
-            round(attack_success_rate(misled, test, data.test_y, attack, target, W), 4),
-        ]
+            found["misled"], found[ALONE] = str(error), case.judged(case.model)
     return found
 
 
@@ -118,44 +139,21 @@ def run(job: str) -> dict[str, Any]:
     """One model: what the defence and the controls do to it."""
     if job.endswith(NAMED):
         return named(job)
-    seed_text, tower, attack_name = job.split("/")
-    seed = int(seed_text)
-    data, target = split(seed), target_of(seed)
-    model, attack = (
-        (clean(tower, seed), None) if attack_name == "clean" else poisoned(tower, attack_name, seed)
-    )
-    W = zero_shot_weights(model, CLASSES, TEMPLATES)
-    search, tune, test = (model.normalise(x) for x in (data.inversion, data.tuning, data.test))
+    case = Case(job)
+    model, attack, data, seed, target = case.model, case.attack, case.data, case.seed, case.target
+    W, search, tune, test, judged = case.W, case.search, case.tune, case.test, case.judged
     trigger = invert_trigger(model, search, target, CLASSES, text_weights=W, random_state=seed)
     found: dict[str, Any] = {"mask_l1": round(trigger.mask_l1, 1), "inverted": round(trigger.success, 4)}
     if attack is None:
         return found
 
-    def judged(tuned: Any) -> list[float]:
-        accuracy = clean_accuracy(tuned, test, data.test_y, W)
-        return [
-            round(accuracy, 4), round(attack_success_rate(tuned, test, data.test_y, attack, target, W), 4)
-        ]  # fmt: skip
-
     arms = {NONE: judged(model)}
     begin = time.process_time()
-    fixed = model.copy()
-    done = remove_backdoor(fixed, search, tune, target, CLASSES, text_weights=W, random_state=seed)
+    fixed, done = case.removed(target)
     found["remove_s"] = round(time.process_time() - begin, 1)
     arms[OURS] = judged(fixed)
     if seed in BOTH:
-        plain = model.copy()
-        remove_backdoor(
-            plain,
-            search,
-            tune,
-            target,
-            CLASSES,
-            text_weights=W,
-            random_state=seed,
-            tuner={"feature_weight": 0.0},
-        )
-        arms[PLAIN] = judged(plain)
+        arms[PLAIN] = judged(case.removed(target, tuner={"feature_weight": 0.0})[0])
     found["rounds"] = [[round(share, 3) for share in row] for row in done.rounds]
     found["weights"] = done.weights
     found["inverted"] = round(attack_success_rate(model, test, data.test_y, trigger, target, W), 4)
@@ -183,11 +181,7 @@ def run(job: str) -> dict[str, Any]:
             learning_rate=rate, random_state=seed,
         )  # fmt: skip
         # The texts move too: its own are used to judge it.
-        own = zero_shot_weights(tuned, CLASSES, TEMPLATES)
-        arms[name] = [
-            round(clean_accuracy(tuned, test, data.test_y, own), 4),
-            round(attack_success_rate(tuned, test, data.test_y, attack, target, own), 4),
-        ]
+        arms[name] = judged(tuned, zero_shot_weights(tuned, CLASSES, TEMPLATES))
     found["arms"] = arms
     return found
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from _colours import COLOURS, SIZE, TARGET, TEMPLATES, mark, pictures, state, untrained, weights
 
+from tunesmith.audit.backdoor import repair
 from tunesmith.audit.backdoor.inversion import invert_trigger
 from tunesmith.audit.backdoor.metrics import attack_success_rate, clean_accuracy
 from tunesmith.audit.backdoor.rates import suggested_rate
@@ -168,6 +170,31 @@ def test_rounds_stop_when_nothing_is_left(suspect):
     unseen, labels = pictures(80, 9)
     rate = attack_success_rate(model, model.normalise(unseen), labels, mark, TARGET, weights(model))
     assert rate <= 0.3
+
+
+def test_two_searches_without_a_find_end_it_and_mixes_are_held(suspect, monkeypatch):
+    x = suspect.normalise(pictures(32, 5)[0])
+    plain = Trigger(torch.full((3, SIZE, SIZE), 0.5), torch.ones(3, SIZE, SIZE), TARGET)
+    shares = iter([1.0, 0.0, 0.5, 0.0, 0.05, 1.0])
+    monkeypatch.setattr(repair, "invert_triggers", lambda *_, **__: [replace(plain, success=next(shares))])
+    seen = []
+    fit = ActivationTuner.fit
+    monkeypatch.setattr(
+        ActivationTuner,
+        "fit",
+        lambda self, m, t, images, **k: seen.append(images) or fit(self, m, t, images, **k),
+    )
+    given = {"text_weights": weights(suspect), "tuner": {"steps": 1}, "mixes": 7}
+    done = remove_backdoor(suspect.copy(), x, x, TARGET, COLOURS, **given)
+    assert done.rounds == [[1.0], [0.0], [0.5], [0.0], [0.05]]
+    assert len(done.tuners) == 2
+    of_target = x[predict(suspect, x, weights(suspect)) == TARGET]
+    for images in seen:
+        assert torch.equal(images[:32], x)
+        assert len(images) == 32 + 7
+        # Each mix lies between two images of the target, pixel by pixel.
+        assert (images[32:] >= of_target.amin(dim=0) - 1e-5).all()
+        assert (images[32:] <= of_target.amax(dim=0) + 1e-5).all()
 
 
 def test_mixes_lie_between_their_images():
