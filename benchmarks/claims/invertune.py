@@ -11,7 +11,9 @@ given the true target; "MSE, masked" is the same with the paper's alignment, lay
 contrastive fine-tuning on the tuning images with their captions at two learning rates; in place of the inverted
 triggers random ones with the same sums of masks, tuned on in up to three rounds; the planted trigger itself in one
 round of 50 steps (upper bound). Settings were chosen on seeds 100 on, after an earlier version had been measured on
-seeds 1 to 5: these are left out, like seed 0, and 6 to 10 are fresh.
+seeds 1 to 5: these are left out, like seed 0, and 6 to 10 are fresh. Naming was measured on all of these with an
+earlier version, changed on seeds 100 on and looked at on some of 11 to 14: 16 to 20 are fresh for it. Clean models of
+more seeds are added, for a share of 5 % is not seen in ten models.
 """
 
 from __future__ import annotations
@@ -21,12 +23,30 @@ import sys
 import time
 import warnings
 from dataclasses import replace
-from statistics import fmean, median, stdev
+from statistics import fmean
 from typing import Any
 
 import torch
 from _claim import save
 from _clip_bench import ATTACKS, CLASSES, TEMPLATES, TOWERS, captions, clean, poisoned, split, target_of
+from _invertune_figures import (
+    ACCUSED,
+    ALONE,
+    BOTH,
+    FRESH,
+    MSE,
+    NAMED,
+    NONE,
+    ONE,
+    OURS,
+    PLAIN,
+    RANDOM,
+    RATES,
+    SEEDS,
+    TRUE,
+    says,
+    summary,
+)
 from _parts import RUNS, stretch
 
 from tunesmith.audit.backdoor import (
@@ -39,20 +59,9 @@ from tunesmith.audit.backdoor import (
     remove_backdoor,
     zero_shot_weights,
 )
-from tunesmith.audit.backdoor.auditing import wilson
 from tunesmith.audit.backdoor.repair import TUNER
 from tunesmith.core.errors import TrainingError
 from tunesmith.core.seeds import child_seed
-from tunesmith.metrics.bootstrap import paired_bootstrap
-
-SEEDS, BOTH = range(6, 11), (6,)  # seeds that run with and without the feature term
-NONE, OURS, ALONE = "no defence", "InverTune, target given", "InverTune, target looked for"
-NAMED = " named"  # the part of a model that looks for its target
-PLAIN = "without the feature term"
-ONE, MSE = "one trigger, one round", "MSE, masked, one round"
-RANDOM, TRUE = "random triggers", "the planted trigger"
-RATES = {"fine-tuning, 1e-4": 1e-4, "fine-tuning, 1e-3": 1e-3}
-ARMS = (NONE, OURS, ALONE, PLAIN, ONE, MSE, *RATES, RANDOM, TRUE)
 
 
 class Planted:
@@ -124,10 +133,10 @@ def named(job: str) -> dict[str, Any]:
     report = identify_target(case.model, case.search, CLASSES, text_weights=case.W, random_state=case.seed)
     found: dict[str, Any] = {
         "suspect": report.suspect, "named": report.target, "margin": round(report.margin, 3), "search": report.search,
-        "margins": {name: [c, round(m, 3)] for name, (c, m) in report.margins.items()}, "votes": report.votes,
-        "target": case.target, "identify_s": round(time.process_time() - begin, 1),
+        "standing": {name: round(float(v[report.suspect]), 3) for name, v in report.standing.items()},
+        "votes": report.votes, "target": case.target, "identify_s": round(time.process_time() - begin, 1),
     }  # fmt: skip
-    if case.attack is not None and report.target not in (None, case.target):
+    if case.attack is not None and case.seed in SEEDS and report.target not in (None, case.target):
         try:
             found[ALONE] = case.judged(case.removed(report.target)[0])
         except TrainingError as error:  # no trigger leads to that class: nothing was done
@@ -186,120 +195,6 @@ def run(job: str) -> dict[str, Any]:
     return found
 
 
-def joined(done: dict[str, Any]) -> dict[str, Any]:
-    """Return both parts of each model together, with the arm that has to look for its target."""
-    models = {}
-    for job, value in done.items():
-        if job.endswith(NAMED) or job + NAMED not in done:
-            continue
-        looked = done[job + NAMED]
-        models[job] = {**looked, **value}
-        if "arms" in value:
-            arms = value["arms"]
-            right = arms[OURS] if looked["named"] == looked["target"] else arms[NONE]
-            models[job]["arms"] = {**arms, ALONE: looked.get(ALONE, right)}
-    return models
-
-
-def summary(done: dict[str, Any]) -> dict[str, Any]:
-    """Return rows and figures of all models that are done."""
-    done = joined(done)
-    found = {job: value for job, value in done.items() if not job.endswith("/clean")}
-    seeds = sorted({job.split("/")[0] for job in found}, key=int)
-    rows = []
-    for tower in TOWERS:
-        for attack in ATTACKS:
-            runs = [
-                found[f"{seed}/{tower}/{attack}"] for seed in seeds if f"{seed}/{tower}/{attack}" in found
-            ]
-            for arm in ARMS:
-                of_arm = [r["arms"] for r in runs if arm in r["arms"]]
-                if of_arm:
-                    rows.append({"tower": tower, "attack": attack, "arm": arm, **_row(of_arm, arm)})
-    whole = [
-        {"arm": arm, "models": len(runs), **_row(runs, arm)}
-        for arm in ARMS
-        if (runs := [r["arms"] for r in found.values() if arm in r["arms"]])
-    ]
-    before, after = ([r["arms"][arm] for r in found.values()] for arm in (NONE, OURS))
-    against = []
-    for arm in (*RATES, RANDOM, PLAIN, ONE, MSE):
-        both = [r["arms"] for r in found.values() if arm in r["arms"]]
-        if not both:
-            continue
-        pairs = paired_bootstrap([arms[arm][1] for arms in both], [arms[OURS][1] for arms in both])
-        against.append(
-            {
-                "arm": arm,
-                "models": len(both),
-                "attack success minus InverTune's, points": round(100 * pairs["delta"], 1),
-                "low": round(100 * pairs["low"], 1),
-                "high": round(100 * pairs["high"], 1),
-            }
-        )
-    clean_runs = [value for job, value in done.items() if job.endswith("/clean")]
-    alarms = [value["named"] is not None for value in clean_runs]
-    hits = [value["named"] == value["target"] for value in found.values()]
-    easiest = [value["suspect"] == value["target"] for value in found.values()]
-    paper = [
-        value["votes"][probe] == value["target"]
-        for value in found.values()
-        for probe in ("patch", "whole image")
-    ]
-    return {
-        "models": len(found),
-        "cut": 1 - fmean(a[1] for a in after) / fmean(b[1] for b in before),
-        "drop": fmean(b[0] for b in before) - fmean(a[0] for a in after),
-        "hits": _share(hits),
-        "easiest": _share(easiest),
-        "paper": _share(paper),
-        "alarms": _share(alarms),
-        "masks": {
-            tower: {
-                name: round(
-                    median(value["mask_l1"] for job, value in done.items() if _is(job, tower, name)), 1
-                )
-                for name in ("clean", *ATTACKS)
-                if any(_is(job, tower, name) for job in done)
-            }
-            for tower in TOWERS
-        },
-        "seconds": [value["identify_s"] + value["remove_s"] for value in found.values()],
-        "rows": rows,
-        "whole": whole,
-        "against": against,
-        "seeds": [int(seed) for seed in seeds],
-    }
-
-
-def _is(job: str, tower: str, name: str) -> bool:
-    return job.split("/")[1:] == [tower, name]
-
-
-def _row(runs: list[dict[str, list[float]]], arm: str) -> dict[str, Any]:
-    accuracy, success = ([100 * run[arm][i] for run in runs] for i in (0, 1))
-    cut = 1 - fmean(success) / fmean(100 * run[NONE][1] for run in runs)
-    return {
-        "accuracy": round(fmean(accuracy), 1),
-        "attack success": round(fmean(success), 1),
-        "sd": round(stdev(success), 1) if len(success) > 1 else None,
-        "most": round(max(success), 1),
-        "cut %": round(100 * cut, 1),
-        "accuracy lost": round(fmean(100 * run[NONE][0] for run in runs) - fmean(accuracy), 1),
-    }
-
-
-def _share(values: list[bool]) -> dict[str, Any]:
-    share, low, high = wilson(fmean(values), len(values))
-    return {"of": len(values), "share": round(share, 3), "low": round(low, 3), "high": round(high, 3)}
-
-
-def says(share: dict[str, Any]) -> str:
-    """Return one share with its interval."""
-    low, mid, high = (100 * share[key] for key in ("low", "share", "high"))
-    return f"{mid:.0f} % of {share['of']} ({low:.0f} to {high:.0f})"
-
-
 def main() -> None:
     """Run what is missing; write docs/claims/invertune.json from all models that are done."""
     warnings.simplefilter("ignore")
@@ -312,6 +207,8 @@ def main() -> None:
         for attack in ("clean", *ATTACKS)
         for part in ("", NAMED)
     ]
+    jobs += [f"{seed}/{tower}/{attack}{NAMED}" for seed in FRESH for tower in TOWERS for attack in ATTACKS]
+    jobs += [f"{seed}/{tower}/clean{NAMED}" for seed in ACCUSED for tower in TOWERS]
     stretch("invertune", jobs, run, limit_s=800)
     write(json.loads((RUNS / "invertune.json").read_text()))
 
@@ -333,7 +230,8 @@ def write(done: dict[str, Any]) -> None:
         f"accuracy by {100 * s['drop']:.1f} points (the paper: 97.87 % and 3.07 points). Of {len(of_rows[OURS])} "
         f"rows of attack and tower {len(met)} reach 97 % at 3 points or less"
         + (f"; not: {', '.join(missed)}. " if missed else ". ")
-        + f"The target is named in {says(s['hits'])}; a clean model is accused in {says(s['alarms'])}. More attack "
+        + f"The target is named in {says(s['hits'])}, on fresh seeds in {says(s['fresh'])}, and another class in "
+        f"{says(s['wrong'])}; a clean model is accused in {says(s['alarms'])}. More attack "
         f"success is left by {', '.join(f'{arm} ({value:+.1f} points)' for arm, value in against.items())}."
     )
     save(
@@ -350,9 +248,12 @@ def write(done: dict[str, Any]) -> None:
             "setting": " ".join((__doc__ or "").split("\n\n")[2].split()),
             "seeds": s["seeds"],
             "target named": s["hits"],
-            "easiest class is the target": s["easiest"],
+            "target named, fresh seeds": s["fresh"],
+            "another class named": s["wrong"],
+            "the class that stands out most is the target": s["easiest"],
             "the untargeted probes' class is the target": s["paper"],
             "false alarms on clean models": s["alarms"],
+            "named, attack by attack": s["by attack"],
             "seconds of the defence": f"{fmean(s['seconds']):.0f} on average, {max(s['seconds']):.0f} at most",
             "median sum of the inverted mask at the true target": [
                 {"tower": tower, **row} for tower, row in s["masks"].items()

@@ -12,7 +12,8 @@ from tunesmith.audit.backdoor.auditing import audit_backdoor, wilson
 from tunesmith.audit.backdoor.inversion import invert_trigger, invert_triggers
 from tunesmith.audit.backdoor.metrics import attack_success_rate, clean_accuracy
 from tunesmith.audit.backdoor.search import frozen, optimise_triggers, within
-from tunesmith.audit.backdoor.targets import identify_target, outlier
+from tunesmith.audit.backdoor.standing import OWN_TEXT
+from tunesmith.audit.backdoor.targets import identify_target
 from tunesmith.audit.backdoor.triggers import Form, Trigger, bend
 
 
@@ -38,8 +39,11 @@ def test_the_target_is_named(suspect):
     before = state(suspect)
     report = identify_target(suspect, x, COLOURS, templates=TEMPLATES, **PROBE)
     assert report.suspect == TARGET
-    assert (report.target, report.name, report.search) == (TARGET, "blue", "patch 0.15")
-    assert str(report).startswith("'blue' is the suspected target (search 'patch 0.15', margin ")
+    assert (report.target, report.name) == (TARGET, "blue")
+    assert str(report).startswith("'blue' is the suspected target (margin ")
+    assert set(report.standing) == {"patch 0.15", OWN_TEXT}
+    assert report.search == max(report.standing, key=lambda look: report.standing[look][TARGET])
+    assert report.margin == report.score[TARGET] == report.score.max()
     again = identify_target(suspect, x, COLOURS, templates=TEMPLATES, **PROBE)
     assert again.margin == report.margin  # the seed decides everything
     assert all(torch.equal(value, before[name]) for name, value in suspect.model.state_dict().items())
@@ -50,7 +54,8 @@ def test_the_target_is_named(suspect):
     assert set(report.votes) == {"patch", "whole image"}
     cautious = replace(report, target=None)
     assert cautious.name is None
-    assert str(cautious).startswith("No single target found: 'blue' is the easiest class, but not by far")
+    assert str(cautious).startswith("No single target found: 'blue' stands out most, but not by far (margin ")
+    assert str(replace(report, search=OWN_TEXT)).endswith("most in its own text).")
 
 
 def test_projection_by_hand():
@@ -60,12 +65,6 @@ def test_projection_by_hand():
     torch.testing.assert_close(found, torch.tensor([[2.0, 0.0, 0.0], [0.2, 0.0, 0.1]]))
     found = within(torch.tensor([[2.0, 1.5, 0.1]]), torch.tensor([2.5]))
     torch.testing.assert_close(found, torch.tensor([[1.5, 1.0, 0.0]]))
-
-
-def test_outliers_by_hand():
-    # Largest 3, second 1; the rest 0 and 1 spread by 0.5.
-    assert outlier(torch.tensor([0.0, 3.0, 1.0]), 0.1) == pytest.approx(4)
-    assert outlier(torch.tensor([1.0, 1.0, 1.2]), 0.1) == pytest.approx(2)
 
 
 @pytest.mark.parametrize("form", [Form(1.0), Form(0.2), Form(0.0, 2.0), Form(0.3, 1.0)])

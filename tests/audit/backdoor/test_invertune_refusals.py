@@ -217,6 +217,11 @@ def test_parameters_of_targets_texts_and_repair(model):
     ):
         identify_target(model, x, COLOURS, max_candidates=2)
     with refused(
+        "The 'searches' parameter of identify_target must be None, or at least one name with its bounds. Got {} "
+        "instead."
+    ):
+        identify_target(model, x, COLOURS, searches={})
+    with refused(
         "The 'templates' parameter of zero_shot_weights must be a list of at least one template. Got [] "
     ):
         zero_shot_weights(model, COLOURS, [])

@@ -94,9 +94,9 @@ def audit_backdoor(
     suspect = report.target if known is None else known
     page = Report(
         "backdoor", subject, "clean", str(report),
-        numbers={"margin of the easiest class": report.margin, "threshold": report.threshold,
+        numbers={"margin of the suspect": report.margin, "threshold": report.threshold,
                  "classes": len(names), "images": len(x)},
-        tables=[_classes(report)], pictures={"How easily each class is reached": draw_ease(report)},
+        tables=[_classes(report)], pictures={"What sets the suspect apart": draw_ease(report)},
     )  # fmt: skip
     if suspect is None:
         page.notes.append(
@@ -247,21 +247,21 @@ def _form(trigger: Trigger) -> str:
 
 def _classes(report: TargetReport) -> Table:
     rows: list[list[Any]] = []
-    for c, name in enumerate(report.class_names):
+    for c in report.score.nan_to_num(-math.inf).argsort(descending=True, stable=True).tolist():
         changes = [float(change[c]) for change in report.change.values()]
-        rows.append(
-            [name, float(report.clean_share[c]), *changes, *(float(v[c]) for v in report.ease.values())]
-        )
-    first = next(iter(report.ease.values()))
-    rows.sort(key=lambda row: -max((v for v in row[-len(report.ease) :] if v == v), default=-math.inf))
+        ease = [float(v[c]) for v in report.ease.values()]
+        about = [float(report.score[c]), float(report.agreement[c]), float(report.clean_share[c])]
+        rows.append([report.class_names[c], *about, *changes, *ease])
     columns = [
         "class",
+        "score",
+        "fit of its own text",
         "clean share",
         *(f"change: {p}" for p in report.change),
         *(f"ease: {s}" for s in report.ease),
     ]
-    compared = int(torch.isfinite(first).sum())
-    note = f"Untargeted probes and targeted searches; {compared} of {len(first)} classes were compared. The first 50."
+    compared = int(torch.isfinite(report.score).sum())
+    note = f"Probes, searches and texts; {compared} of {len(rows)} classes were compared. The first 50."
     return Table("Classes", columns, rows[:50], note)
 
 

@@ -52,12 +52,16 @@ def draw_trigger(model: DualEncoder, trigger: Trigger, images: Tensor, names: li
 
 
 def draw_ease(report: TargetReport) -> bytes:
-    """Return a PNG: how easily each class is reached in the four searches of largest margin, the suspect in orange."""
-    names = sorted(report.ease, key=lambda name: -report.margins[name][1])[:SEARCHES]
+    """Return a PNG: the values of all classes in the four looks that the suspect stands out most in, it in orange."""
+
+    def place(name: str) -> float:
+        return float(report.standing[name][report.suspect].nan_to_num(-np.inf))
+
+    names = sorted(report.standing, key=place, reverse=True)[:SEARCHES]
     figure = _figure(2.3 * len(names), 2.9)
     axes = figure.subplots(1, len(names), squeeze=False)[0]
     for ax, name in zip(axes, names, strict=True):
-        values = report.ease[name].cpu().numpy()
+        values = report.ease.get(name, 1 - report.agreement).cpu().numpy()
         classes = np.flatnonzero(np.isfinite(values))
         order = classes[np.argsort(-values[classes], kind="stable")][:12][::-1]
         colours = [ORANGE if c == report.suspect else GREY for c in order]
@@ -65,8 +69,10 @@ def draw_ease(report: TargetReport) -> bytes:
         ax.set_yticks(range(len(order)), [report.class_names[c] for c in order], fontsize=7)
         ax.axvline(0, color="black", lw=0.8)
         ax.tick_params(axis="x", labelsize=7)
-        ax.set_title(f"{name}: margin {report.margins[name][1]:.1f}", fontsize=8)
-        ax.set_xlabel("mean margin, cosine", fontsize=7)
+        ax.set_title(f"{name}: {place(name):.1f} spreads", fontsize=8)
+        ax.set_xlabel(
+            "mean margin, cosine" if name in report.ease else "1 - cosine to its images", fontsize=7
+        )
     return _png(figure)
 
 

@@ -1,9 +1,10 @@
 """Stage 1: which class does the model fall into when it is pushed? (arXiv 2506.12411, section on target identification)
 
-Two looks. The paper's: universal perturbations that only push images away from what they are; on a poisoned
-model they fall into the backdoor's class. And, for candidates, a comparison in the manner of Neural Cleanse (Wang et
-al. 2019): how easily does one small mask, one faint pattern, or one slight warp turn all images into this class? The
-planted class is easier than the rest by far.
+Three looks. The paper's: universal perturbations that only push images away from what they are; on a poisoned
+model they fall into the backdoor's class. For candidates, a comparison in the manner of Neural Cleanse (Wang et
+al. 2019): how easily does one small mask, one faint pattern, or one slight warp turn all images into this class? And
+how well does the text of a class fit its own clean images? The planted class is easier than the rest, and where the
+texts were trained too, its text has moved towards the trigger: see `tunesmith.audit.backdoor.standing`.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from torch import Tensor
 from tunesmith.audit.backdoor.encoders import DualEncoder
 from tunesmith.audit.backdoor.objective import blend, class_logits, share_changes
 from tunesmith.audit.backdoor.search import Found, frozen, optimise_triggers
+from tunesmith.audit.backdoor.standing import OWN_TEXT, scores, text_agreement, text_unit
 from tunesmith.audit.backdoor.triggers import Form, bend
 from tunesmith.audit.backdoor.zero_shot import check_classes, check_images, image_features, zero_shot_weights
 from tunesmith.core.errors import ParameterError
 from tunesmith.core.seeds import child_seed
 
-__all__ = ["TargetReport", "identify_target", "outlier", "patch_square", "universal_probes"]
+__all__ = ["TargetReport", "identify_target", "patch_square", "universal_probes"]
 
 PROBES = ("patch", "whole image")
 
@@ -38,9 +40,11 @@ SEARCHES: dict[str, Form] = {
 }
 """A small mask anywhere, a faint pattern over the whole image, a bent image: the bounds that are tried first."""
 
-# Half of the classes are reached by less than this cosine margin where a bound tells classes apart: above it a model is
-# so brittle that the bound is halved, below the second number nothing moves and it is doubled.
-TELLING = (0.2, -0.45)
+# Where a bound tells classes apart, half of them are reached by a cosine margin between these, in units of `text_unit`:
+# above, a model is so brittle that the bound is halved; below, nothing moves and it is doubled.
+TELLING = (0.3, -0.7)
+
+WARP_EFFORT = 2  # times the steps and images of the other searches: fewer end before they find a warp at all
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,13 @@ class TargetReport:
     Attributes:
         target: index of the suspected class, None where no single one stands out.
         class_names: C names.
-        margin: how far the easiest class is from the second, in spreads of the others; the largest over the searches.
+        margin: how far ``suspect`` stands out: its entry of ``score``.
         threshold: what ``margin`` has to exceed.
-        suspect: index of the easiest class, whether or not it stands out.
-        search: the search that it stands out most in.
-        margins: search -> its easiest class and that one's margin.
+        suspect: index of the class of the largest score, whether or not it is named.
+        search: the look that it stands out most in: a search, or ``"own text"``.
+        score: (C,) suspicion of each class, see `standing.scores`; not-a-number if not compared.
+        standing: look -> (C,) how far each class lies above the mean of the others, in their standard deviations.
+        agreement: (C,) cosine of each class's text to the mean of the images named so; not-a-number below five images.
         ease: search -> (C,) how easily each class is reached: the mean over images of other classes, under the trigger
             found for it, of the cosine to its text minus that to the nearest other; not-a-number if not compared.
         clean_share: (C,) share of top-1 predictions on clean images.
@@ -69,7 +75,9 @@ class TargetReport:
     threshold: float
     suspect: int
     search: str
-    margins: dict[str, tuple[int, float]]
+    score: Tensor = field(repr=False)
+    standing: dict[str, Tensor] = field(repr=False)
+    agreement: Tensor = field(repr=False)
     ease: dict[str, Tensor] = field(repr=False)
     clean_share: Tensor = field(repr=False)
     adversarial_share: dict[str, Tensor] = field(repr=False)
@@ -88,9 +96,10 @@ class TargetReport:
 
     def __str__(self) -> str:
         easiest = self.class_names[self.suspect]
-        figures = f"search '{self.search}', margin {self.margin:.1f}, threshold {self.threshold:.1f}"
+        look = self.search if self.search == OWN_TEXT else f"search '{self.search}'"
+        figures = f"margin {self.margin:.1f}, threshold {self.threshold:.1f}, most in its {look}"
         if self.target is None:
-            return f"No single target found: '{easiest}' is the easiest class, but not by far ({figures})."
+            return f"No single target found: '{easiest}' stands out most, but not by far ({figures})."
         return f"'{easiest}' is the suspected target ({figures})."
 
 
@@ -104,18 +113,6 @@ def patch_square(size: int, share: float = 0.03) -> tuple[int, int, int]:
     side = max(1, math.floor(math.sqrt(share * size * size)))
     start = max(0, size - round(14 * size / 224) - side)
     return start, start, side
-
-
-def outlier(values: Tensor, least: float) -> float:
-    """Return how far the largest value lies above the second, in standard deviations of all but the largest.
-
-    Args:
-        values: (C,) finite numbers, C of at least 2.
-        least: standard deviation that is taken at the least: few or equal values must not make a small gap look large.
-    """
-    ordered = values.double().sort().values
-    rest = ordered[:-1]
-    return float((ordered[-1] - rest[-1]) / max(float(rest.std(correction=0)), least))
 
 
 def universal_probes(
@@ -180,21 +177,21 @@ def identify_target(
     batch_size: int = 16,
     temperature: float = 0.07,
     max_candidates: int = 16,
-    threshold: float = 1.5,
+    threshold: float = 1.7,
     random_state: int = 0,
 ) -> TargetReport:
     """Name the class that a planted trigger leads to, or say that no single one stands out (stage 1).
 
     1. Universal untargeted probes, a patch and a faint pattern over the whole image, ``restarts`` of each: shares of
        top-1 predictions before and after, per class (the paper's statistic).
-    2. Candidates: all classes, or the ``max_candidates`` whose share grew most under a probe. For each and in each
-       search one trigger is learned that turns all images into it, under bounds that only part of the classes
-       allow.
-    3. The class that stands out most in any search is named if it is easier than the second there by ``threshold``
-       spreads of the others.
+    2. Candidates: all classes, or ``max_candidates`` of them: a quarter whose texts fit their images worst, the others
+       those whose share grew most under a probe. For each and in each search one trigger is learned that turns all
+       images into it, under bounds that only part of the classes allow.
+    3. The class that stands out most is named if its score exceeds ``threshold``: its ease above the mean of the
+       others, in their standard deviations, averaged over the searches, plus 0.3 times how ill its own text fits.
 
-    Time: ``steps`` passes of searches x levels x candidates x batch_size images, and a forward pass of all images for
-    each candidate in each search and for each probe.
+    Time: ``steps`` passes of searches x levels x candidates x batch_size images (four times that for warps), and a
+    forward pass of all images for each candidate in each search and for each probe.
 
     Args:
         model: is left as it was.
@@ -209,14 +206,15 @@ def identify_target(
         steps: of each search and of the untargeted probes.
         levels: bounds that are tried in each search, at most; see `TELLING`.
         learning_rate: of Adam, in normalised pixels.
-        batch_size: images of a step.
+        batch_size: images of a step; twice as many, and twice the steps, for warps.
         temperature: tau.
         max_candidates: classes that are compared, at least 4.
-        threshold: of the margin.
+        threshold: of the score.
         random_state: of starts and order.
 
     Raises:
-        ParameterError: fewer than two classes, equal names, images of another size, a number outside its set.
+        ParameterError: fewer than two classes, equal names, images of another size, no search, a number outside its
+            set.
         DataError: values outside the normalised range.
     """
     owner = "identify_target"
@@ -227,16 +225,23 @@ def identify_target(
             raise ParameterError(name, owner, "in (0, 1]", value)
     if max_candidates < 4:
         raise ParameterError("max_candidates", owner, "an int of at least 4", max_candidates)
+    if searches is not None and not searches:
+        raise ParameterError("searches", owner, "None, or at least one name with its bounds", searches)
     names = list(class_names)
     W = zero_shot_weights(model, names, templates) if text_weights is None else text_weights
     x = images.to(model.device, model.dtype)
     draws = torch.Generator().manual_seed(child_seed(random_state, "probes"))
-    common: dict[str, Any] = {"batch_size": batch_size, "temperature": temperature, "generator": draws}
+    common: dict[str, Any] = {"temperature": temperature, "generator": draws}
+    unit = text_unit(W)
     with frozen(model):
-        clean = (image_features(model, x) @ W.T).argmax(dim=1)
+        features = image_features(model, x)
+        clean = (features @ W.T).argmax(dim=1)
+        agreement = text_agreement(features, clean, W)
         counts = clean.bincount(minlength=len(names)).cpu()
         masks = _probe_masks(model, patch_share, strength, restarts).to(x)
-        patterns = universal_probes(model, x, W, masks, steps=steps, learning_rate=learning_rate, **common)
+        patterns = universal_probes(
+            model, x, W, masks, steps=steps, learning_rate=learning_rate, batch_size=batch_size, **common
+        )
         shares, changes, relatives = {}, {}, {}
         for i, probe in enumerate(PROBES):
             moved = torch.zeros_like(counts)
@@ -246,38 +251,45 @@ def identify_target(
             changes[probe], relatives[probe] = share_changes(counts, moved)
             shares[probe] = moved.double() / moved.sum()
         growth = torch.stack(list(changes.values())).amax(dim=0)
-        classes = growth.argsort(descending=True, stable=True)[:max_candidates].sort().values
+        classes = _candidates(growth, agreement, max_candidates)
         ease: dict[str, Tensor] = {}
         for name, first in (SEARCHES if searches is None else searches).items():
             form, halved = first, False
             for _ in range(levels):
+                effort = WARP_EFFORT if form.max_shift else 1
                 found = optimise_triggers(
                     model, x, W, classes, W[classes], forms=[form] * len(classes), weights=(1.0, 0.0, 0.0, 0.0),
-                    learning_rate=learning_rate, steps=steps, learn_mask=form.max_share < 1, **common,
+                    learning_rate=learning_rate, steps=effort * steps, batch_size=effort * batch_size,
+                    learn_mask=form.max_share < 1, **common,
                 )  # fmt: skip
                 label, _ = _bound(form)
                 ease[f"{name} {label:.3g}"] = _cosine_margins(model, x, W, clean, classes, found)
                 middle = float(ease[f"{name} {label:.3g}"][classes].median())
-                if middle > TELLING[0]:
+                if middle > TELLING[0] * unit:
                     form, halved = _scaled(form, 0.5), True
-                elif middle < TELLING[1] and not halved and 2 * label <= _bound(form)[1]:
+                elif middle < TELLING[1] * unit and not halved and 2 * label <= _bound(form)[1]:
                     form = _scaled(form, 2.0)
                 else:
                     break
-    margins = {}
-    for name, values in ease.items():
-        compared = values[classes]
-        margin = outlier(compared, LEAST_SPREAD)
-        margins[name] = (int(classes[int(compared.argmax())]), margin)
-    search = max(margins, key=lambda name: margins[name][1])
-    suspect, margin = margins[search]
+    score, standing = scores(ease, agreement, unit)
+    suspect = int(score.nan_to_num(-math.inf).argmax())
+    margin = float(score[suspect])
+    search = max(standing, key=lambda name: float(standing[name][suspect].nan_to_num(-math.inf)))
     return TargetReport(
-        suspect if margin > threshold else None, names, margin, threshold, suspect, search, margins, ease,
-        counts.double() / counts.sum(), shares, changes, relatives,
+        suspect if margin > threshold else None, names, margin, threshold, suspect, search, score, standing, agreement,
+        ease, counts.double() / counts.sum(), shares, changes, relatives,
     )  # fmt: skip
 
 
-LEAST_SPREAD = 0.1  # of cosine margins: below, spreads are noise
+def _candidates(growth: Tensor, agreement: Tensor, most: int) -> Tensor:
+    """Return the classes to compare, sorted: all, or the least fitting texts and the shares that grew most."""
+    if len(growth) <= most:
+        return torch.arange(len(growth))
+    misfits = agreement.nan_to_num(math.inf).argsort(stable=True)[: most // 4]
+    rest = growth.clone()
+    rest[misfits] = -math.inf
+    grown = rest.argsort(descending=True, stable=True)[: most - len(misfits)]
+    return torch.cat([misfits, grown]).sort().values
 
 
 def _bound(form: Form) -> tuple[float, float]:
