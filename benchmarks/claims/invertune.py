@@ -230,8 +230,9 @@ def write(done: dict[str, Any]) -> None:
         f"accuracy by {100 * s['drop']:.1f} points (the paper: 97.87 % and 3.07 points). Of {len(of_rows[OURS])} "
         f"rows of attack and tower {len(met)} reach 97 % at 3 points or less"
         + (f"; not: {', '.join(missed)}. " if missed else ". ")
-        + f"The target is named in {says(s['hits'])}, on fresh seeds in {says(s['fresh'])}, and another class in "
-        f"{says(s['wrong'])}; a clean model is accused in {says(s['alarms'])}. More attack "
+        + f"The class that stands out most is the target in {says(s['easiest'])}; it stands out enough to be named in "
+        f"{says(s['hits'])}, on fresh seeds in {says(s['fresh'])}; another class is named in {says(s['wrong'])}, and a "
+        f"clean model is accused in {says(s['alarms'])}. More attack "
         f"success is left by {', '.join(f'{arm} ({value:+.1f} points)' for arm, value in against.items())}."
     )
     save(
