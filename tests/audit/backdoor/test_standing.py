@@ -114,3 +114,14 @@ def test_few_candidates_hold_the_misfits(suspect):
     assert report.suspect in torch.nonzero(compared)[:, 0].tolist()
     for name in report.ease:
         assert torch.equal(torch.isfinite(report.ease[name]), compared)
+
+
+def test_a_class_that_all_images_are_named_is_no_suspect(suspect):
+    x = suspect.normalise(pictures(48, 5)[0])[pictures(48, 5)[1] == TARGET]
+    report = identify_target(
+        suspect, x, COLOURS, templates=TEMPLATES, steps=3, batch_size=4, restarts=1, levels=2
+    )
+    assert report.clean_share[TARGET] == 1
+    assert math.isnan(report.score[TARGET])
+    assert report.suspect != TARGET
+    assert torch.isfinite(report.score).sum() == 3

@@ -264,7 +264,7 @@ def identify_target(
                 )  # fmt: skip
                 label, _ = _bound(form)
                 ease[f"{name} {label:.3g}"] = _cosine_margins(model, x, W, clean, classes, found)
-                middle = float(ease[f"{name} {label:.3g}"][classes].median())
+                middle = float(ease[f"{name} {label:.3g}"][classes].nanmedian())
                 if middle > TELLING[0] * unit:
                     form, halved = _scaled(form, 0.5), True
                 elif middle < TELLING[1] * unit and not halved and 2 * label <= _bound(form)[1]:
@@ -318,10 +318,15 @@ def _probe_masks(model: DualEncoder, patch_share: float, strength: float, restar
 def _cosine_margins(
     model: DualEncoder, x: Tensor, W: Tensor, clean: Tensor, classes: Tensor, found: Found
 ) -> Tensor:
-    """Return the mean margin of each class on images of other classes under the trigger found for it, (C,)."""
+    """Return the mean margin of each class on images of other classes under the trigger found for it, (C,).
+
+    Not-a-number for classes that were not compared, and for one that the model names all images: none is left to turn.
+    """
     ease = torch.full((len(W),), math.nan, dtype=torch.float64)
     for r, c in enumerate(classes.tolist()):
-        others = x[clean != c] if bool((clean != c).any()) else x
+        others = x[clean != c]
+        if not len(others):
+            continue
         under = others if found.shifts is None else bend(others, found.shifts[r])
         cosines = image_features(model, blend(under, found.masks[r], found.patterns[r])) @ W.T
         rivals = cosines.clone()
