@@ -37,9 +37,9 @@ def text_unit(text_weights: Tensor) -> float:
 def text_agreement(features: Tensor, named: Tensor, text_weights: Tensor) -> Tensor:
     """Return cos(mean of the features of the images named c, W_c), (C,); not-a-number below five such images.
 
-    Poisoned pairs bind the target's captions to the trigger. Its text then lies between the two and fits its clean
-    images worse than other texts fit theirs, before any trigger is searched for. An attack on the image tower alone
-    leaves the texts as they were.
+    Poisoned pairs bind the target's captions to the trigger. Its text then lies between the two and as a rule fits its
+    clean images worse than other texts fit theirs, before any trigger is searched for. An attack on the image tower
+    alone leaves the texts as they were.
 
     Args:
         features: (N, D), rows of norm 1, of clean images.
