@@ -109,7 +109,7 @@ def identified(done: dict[str, Any]) -> dict[str, Any]:
         "hits": _share(list(right.values())),
         "fresh": _share([hit for job, hit in right.items() if int(job.split("/")[0]) in FRESH]),
         "wrong": _share([value["named"] not in (None, value["target"]) for value in found.values()]),
-        "easiest": _share([value["suspect"] == value["target"] for value in found.values()]),
+        "foremost": _share([value["suspect"] == value["target"] for value in found.values()]),
         "paper": _share(votes),
         "alarms": _share([value["named"] is not None for value in clean_runs]),
         "by attack": [

@@ -230,7 +230,7 @@ def write(done: dict[str, Any]) -> None:
         f"accuracy by {100 * s['drop']:.1f} points (the paper: 97.87 % and 3.07 points). Of {len(of_rows[OURS])} "
         f"rows of attack and tower {len(met)} reach 97 % at 3 points or less"
         + (f"; not: {', '.join(missed)}. " if missed else ". ")
-        + f"The class that stands out most is the target in {says(s['easiest'])}; it stands out enough to be named in "
+        + f"The class that stands out most is the target in {says(s['foremost'])}; it stands out enough to be named in "
         f"{says(s['hits'])}, on fresh seeds in {says(s['fresh'])}; another class is named in {says(s['wrong'])}, and a "
         f"clean model is accused in {says(s['alarms'])}. More attack "
         f"success is left by {', '.join(f'{arm} ({value:+.1f} points)' for arm, value in against.items())}."
@@ -251,7 +251,7 @@ def write(done: dict[str, Any]) -> None:
             "target named": s["hits"],
             "target named, fresh seeds": s["fresh"],
             "another class named": s["wrong"],
-            "the class that stands out most is the target": s["easiest"],
+            "the class that stands out most is the target": s["foremost"],
             "the untargeted probes' class is the target": s["paper"],
             "false alarms on clean models": s["alarms"],
             "named, attack by attack": s["by attack"],

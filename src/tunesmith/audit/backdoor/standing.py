@@ -26,12 +26,14 @@ def text_unit(text_weights: Tensor) -> float:
     Where class texts lie near to one another, as in large models whose texts share a template, margins between cosines
     are small too; texts of the small models of our bench have a mean cosine of about 0.3.
 
+    Time: O(C D).
+
     Args:
         text_weights: W (C, D), rows of norm 1, C of at least 2. If all are equal, 1e-6.
     """
     W = text_weights.cpu().double()
-    count = len(W)
-    return max(float((count * count - (W @ W.T).sum()) / (count * count - count)), 1e-6)
+    count, cosines = len(W), float(W.sum(dim=0).square().sum())  # over all pairs, without a C x C array
+    return max((count * count - cosines) / (count * count - count), 1e-6)
 
 
 def text_agreement(features: Tensor, named: Tensor, text_weights: Tensor) -> Tensor:
